@@ -1,0 +1,1 @@
+"""Bulk export of learners' final statuses from a SOAP API."""

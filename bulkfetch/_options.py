@@ -1,0 +1,525 @@
+"""The settings of a run, each defined once.
+
+A field carries its help, its placeholder and the way its text form is read, so that the command
+line, the environment, the TOML file and the README's table all come from here. Values are
+validated when the object is made: an `Options` that exists can be run.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from urllib.parse import urlsplit
+
+from bulkfetch._errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Namespaces: TypeAlias = Literal["auto", "http", "https"]
+Durability: TypeAlias = Literal["batch", "course", "none"]
+
+
+class Secret:
+    """A string that no log, traceback, repr or pickle shows; `reveal()` is the one way in."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str | Secret) -> None:
+        self._value = value.reveal() if isinstance(value, Secret) else value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a Secret is not pickled; hand over where it comes from instead")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a person needs to know about one field of `Options`."""
+
+    help: str
+    metavar: str
+    parse: Callable[[str], Any]
+    group: str
+    flag: bool = True
+    """Whether it may stand on a command line; a secret may not."""
+    many: bool = False
+    short: str | None = None
+
+    @property
+    def is_switch(self) -> bool:
+        return self.parse is parse_switch
+
+
+def parse_switch(text: str) -> bool:
+    """Read a yes-or-no; raises ValueError."""
+    word = text.strip().lower()
+    if word in {"1", "true", "yes", "on"}:
+        return True
+    if word in {"0", "false", "no", "off", ""}:
+        return False
+    raise ValueError(f"{text!r} is neither yes nor no")
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_rate(text: str) -> float:
+    """Read requests per second from `20/s`, `600/m`, `20`; raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|min|h))?\s*", text)
+    if not match or float(match[1]) == 0:
+        raise ValueError(f"{text!r} is not a rate; write it like 20/s, 600/m or 0.5")
+    return float(match[1]) / _UNITS[match[2] or "s"]
+
+
+def parse_seconds(text: str) -> float:
+    """Read a duration in seconds from `90`, `90s`, `15m`, `2h`; raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)?\s*", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a duration; write it like 90, 90s, 15m or 2h")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size in bytes from `1048576`, `64K`, `4G`; raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+)\s*([KMG]?)i?B?\s*", text, re.IGNORECASE)
+    if not match:
+        raise ValueError(f"{text!r} is not a size; write it like 65536, 64K, 16M or 4G")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2].upper()]
+
+
+def parse_max_errors(text: str) -> str:
+    """Check `50` or `5%`; raises ValueError."""
+    if not re.fullmatch(r"\s*\d+(?:\.\d+)?%\s*|\s*\d+\s*", text):
+        raise ValueError(f"{text!r} is neither a number nor a percentage; write it like 50 or 5%")
+    return text.strip()
+
+
+def setting(
+    help: str,  # noqa: A002 - the word the field is called by everywhere else
+    *,
+    default: object = MISSING,
+    metavar: str = "TEXT",
+    parse: Callable[[str], Any] = str,
+    group: str = "Connection",
+    flag: bool = True,
+    many: bool = False,
+    short: str | None = None,
+) -> Any:
+    meta = Setting(help, metavar, parse, group, flag=flag, many=many, short=short)
+    if default is MISSING:
+        return field(metadata={"setting": meta})
+    return field(default=default, metadata={"setting": meta})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How to reach the server and how hard to lean on it.
+
+    Durations are in seconds, sizes in bytes, rates in requests per second. Raises
+    ConfigurationError, naming the field and the value, when a setting is missing or wrong.
+    """
+
+    # Connection
+    endpoint: str = setting(
+        "The SOAP endpoint of the account. There is no default.",
+        metavar="URL",
+    )
+    token: Secret | str | None = setting(
+        "Access token, when there is nothing to renew it with.",
+        default=None,
+        parse=Secret,
+        flag=False,
+    )
+    token_file: Path | None = setting(
+        "File holding the access token (mode 0600), read again when the server refuses it.",
+        default=None,
+        metavar="FILE",
+        parse=Path,
+    )
+    token_command: str | None = setting(
+        "Command that prints an access token, run again when the server refuses it.",
+        default=None,
+        metavar="COMMAND",
+    )
+    token_url: str | None = setting(
+        "Token endpoint for client credentials, as https://HOST/api/v3/token.",
+        default=None,
+        metavar="URL",
+    )
+    client_id: str | None = setting("Client id for the token endpoint.", default=None)
+    client_secret: Secret | str | None = setting(
+        "Client secret for the token endpoint.", default=None, parse=Secret, flag=False
+    )
+    namespaces: Namespaces = setting(
+        "Spelling of the XML namespaces: http, https, or auto (http, and https if refused).",
+        default="auto",
+        metavar="auto|http|https",
+    )
+    allow_http: bool = setting(
+        "Allow plain http to hosts other than this one; the token then travels in the clear.",
+        default=False,
+        parse=parse_switch,
+    )
+    cacert: Path | None = setting(
+        "Certificate authorities to trust instead of the system's (PEM).",
+        default=None,
+        metavar="FILE",
+        parse=Path,
+    )
+    cert: Path | None = setting(
+        "Client certificate (PEM).", default=None, metavar="FILE", parse=Path
+    )
+    key: Path | None = setting(
+        "Private key of the client certificate (PEM).", default=None, metavar="FILE", parse=Path
+    )
+    proxy: str | None = setting(
+        "HTTP proxy; proxies from the environment are ignored.", default=None, metavar="URL"
+    )
+    # Pace
+    concurrency: int = setting(
+        "Most requests in flight at once; fewer while the server struggles.",
+        default=8,
+        metavar="N",
+        parse=int,
+        group="Pace",
+        short="-c",
+    )
+    rate: float | None = setting(
+        "Most requests started per second, as 20/s or 600/m; never a burst.",
+        default=None,
+        metavar="N/s",
+        parse=parse_rate,
+        group="Pace",
+    )
+    adaptive: bool = setting(
+        "Use fewer requests at once while the server shows strain.",
+        default=True,
+        parse=parse_switch,
+        group="Pace",
+    )
+    retries: int = setting(
+        "Extra tries for a course after a passing failure.",
+        default=5,
+        metavar="N",
+        parse=int,
+        group="Pace",
+    )
+    timeout: float = setting(
+        "Longest time for one whole request.",
+        default=300.0,
+        metavar="SECONDS",
+        parse=parse_seconds,
+        group="Pace",
+    )
+    connect_timeout: float = setting(
+        "Longest time to connect.",
+        default=10.0,
+        metavar="SECONDS",
+        parse=parse_seconds,
+        group="Pace",
+    )
+    read_timeout: float = setting(
+        "Longest silence within a response.",
+        default=120.0,
+        metavar="SECONDS",
+        parse=parse_seconds,
+        group="Pace",
+    )
+    min_throughput: int = setting(
+        "Fewest bytes per second of a response body, over 30 s; 0 switches the check off.",
+        default=128,
+        metavar="BYTES",
+        parse=parse_bytes,
+        group="Pace",
+    )
+    backoff: float = setting(
+        "Longest first pause before a retry; doubles with each try, with full jitter.",
+        default=0.5,
+        metavar="SECONDS",
+        parse=parse_seconds,
+        group="Pace",
+    )
+    max_backoff: float = setting(
+        "Longest pause before a retry.",
+        default=60.0,
+        metavar="SECONDS",
+        parse=parse_seconds,
+        group="Pace",
+    )
+    max_retry_after: float = setting(
+        "Longest pause that a Retry-After header can ask for.",
+        default=300.0,
+        metavar="SECONDS",
+        parse=parse_seconds,
+        group="Pace",
+    )
+    retry_budget: float = setting(
+        "Most retries as a share of all requests; beyond it retries wait.",
+        default=0.2,
+        metavar="SHARE",
+        parse=float,
+        group="Pace",
+    )
+    # When to stop
+    breaker: int = setting(
+        "Stop after this many courses in a row ended in a passing failure; 0 never stops.",
+        default=20,
+        metavar="N",
+        parse=int,
+        group="When to stop",
+    )
+    refusals: int = setting(
+        "Stop after this many courses in a row met a refusal that all of them would share.",
+        default=5,
+        metavar="N",
+        parse=int,
+        group="When to stop",
+    )
+    max_errors: str | None = setting(
+        "Stop when more courses than this failed: a number, or a percentage of those done.",
+        default=None,
+        metavar="N|N%",
+        parse=parse_max_errors,
+        group="When to stop",
+    )
+    fail_fast: bool = setting(
+        "Stop at the first course that fails.",
+        default=False,
+        parse=parse_switch,
+        group="When to stop",
+    )
+    max_duration: float | None = setting(
+        "Stop in good order after this time; the same command resumes.",
+        default=None,
+        metavar="SECONDS",
+        parse=parse_seconds,
+        group="When to stop",
+    )
+    grace: float = setting(
+        "Time for requests in flight to finish after the first Ctrl-C or SIGTERM.",
+        default=10.0,
+        metavar="SECONDS",
+        parse=parse_seconds,
+        group="When to stop",
+    )
+    limit: int | None = setting(
+        "Fetch at most this many courses.",
+        default=None,
+        metavar="N",
+        parse=int,
+        group="When to stop",
+    )
+    # Output
+    durability: Durability = setting(
+        "When data is forced to disk: with each batch of courses, each course, or at the end.",
+        default="batch",
+        metavar="batch|course|none",
+        group="Output",
+    )
+    ordered: bool = setting(
+        "Write courses in the order of the ids: the same bytes for any concurrency.",
+        default=False,
+        parse=parse_switch,
+        group="Output",
+    )
+    stamp: bool = setting(
+        "Add _fetched_at and _run_id to every row.",
+        default=False,
+        parse=parse_switch,
+        group="Output",
+    )
+    # What the server may send
+    retry_faults: tuple[str, ...] = setting(
+        "Fault text that means 'try again' (part of it, any case). May be repeated.",
+        default=(),
+        group="What the server may send",
+        many=True,
+    )
+    auth_faults: tuple[str, ...] = setting(
+        "Fault text that means 'token not accepted'. May be repeated.",
+        default=("Authorization failed",),
+        group="What the server may send",
+        many=True,
+    )
+    fatal_faults: tuple[str, ...] = setting(
+        "Fault text that no course of the run can escape. May be repeated.",
+        default=("Account subscription expired",),
+        group="What the server may send",
+        many=True,
+    )
+    max_bytes: int = setting(
+        "Largest response, decompressed.",
+        default=8 << 30,
+        metavar="BYTES",
+        parse=parse_bytes,
+        group="What the server may send",
+    )
+    max_rows: int = setting(
+        "Most rows in one response.",
+        default=20_000_000,
+        metavar="N",
+        parse=int,
+        group="What the server may send",
+    )
+    max_row_bytes: int = setting(
+        "Largest single row, and most XML around the rows.",
+        default=1 << 20,
+        metavar="BYTES",
+        parse=parse_bytes,
+        group="What the server may send",
+    )
+    max_ratio: int = setting(
+        "Largest compression ratio of a response, past its first 16 MiB.",
+        default=200,
+        metavar="N",
+        parse=int,
+        group="What the server may send",
+    )
+
+    def __post_init__(self) -> None:
+        _coerce(self)
+        for check in (_check_urls, _check_numbers, _check_choices, _check_credentials):
+            check(self)
+
+    @property
+    def host(self) -> str:
+        """The endpoint's host and port, for messages and fingerprints."""
+        return urlsplit(self.endpoint).netloc.rpartition("@")[2]
+
+
+def settings() -> dict[str, Setting]:
+    """Every field of `Options` by name, in the order of the README's table."""
+    return {item.name: cast("Setting", item.metadata["setting"]) for item in fields(Options)}
+
+
+def _coerce(options: Options) -> None:
+    for name in ("token", "client_secret"):
+        value = getattr(options, name)
+        if isinstance(value, str):
+            object.__setattr__(options, name, Secret(value) if value else None)
+    for name in ("token_file", "cacert", "cert", "key"):
+        value = getattr(options, name)
+        if isinstance(value, str):
+            object.__setattr__(options, name, Path(value))
+    for name in ("retry_faults", "auth_faults", "fatal_faults"):
+        object.__setattr__(options, name, tuple(getattr(options, name)))
+
+
+def _wrong(name: str, value: object, remedy: str) -> ConfigurationError:
+    return ConfigurationError(f"{name} is {value!r}: {remedy}")
+
+
+def _check_urls(options: Options) -> None:
+    for name in ("endpoint", "token_url", "proxy"):
+        url = getattr(options, name)
+        if url is not None:
+            _check_url(name, url, allow_http=options.allow_http or name == "proxy")
+
+
+def _check_url(name: str, url: str, *, allow_http: bool) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError as error:
+        raise _wrong(name, url, f"not a URL ({error})") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise _wrong(name, url, "write it like https://acme.example/api/v2/soap/2.0")
+    if parts.username or parts.password:
+        raise ConfigurationError(f"{name} holds a user name or password: take it out of the URL")
+    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+        raise _wrong(
+            name,
+            url,
+            "the token would travel unencrypted; use https, or say --allow-http if you must",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+_AT_LEAST: dict[str, float] = {
+    "concurrency": 1,
+    "retries": 0,
+    "min_throughput": 0,
+    "backoff": 0,
+    "max_backoff": 0,
+    "max_retry_after": 0,
+    "breaker": 0,
+    "refusals": 1,
+    "grace": 0,
+    "limit": 0,
+    "max_bytes": 1,
+    "max_rows": 1,
+    "max_row_bytes": 1024,
+    "max_ratio": 1,
+}
+_POSITIVE = ("rate", "timeout", "connect_timeout", "read_timeout", "max_duration", "retry_budget")
+
+
+def _check_numbers(options: Options) -> None:
+    for name, least in _AT_LEAST.items():
+        value = getattr(options, name)
+        if value is not None and not value >= least:
+            raise _wrong(name, value, f"the least is {least:g}")
+    for name in _POSITIVE:
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise _wrong(name, value, "it must be greater than zero")
+    if options.max_errors is not None:
+        try:
+            parse_max_errors(options.max_errors)
+        except ValueError as error:
+            raise ConfigurationError(f"max_errors: {error}") from None
+
+
+def _check_choices(options: Options) -> None:
+    for name, choices in (
+        ("namespaces", ("auto", "http", "https")),
+        ("durability", ("batch", "course", "none")),
+    ):
+        value = getattr(options, name)
+        if value not in choices:
+            raise _wrong(name, value, f"choose one of {', '.join(choices)}")
+    if options.key and not options.cert:
+        raise _wrong("key", str(options.key), "a key needs its certificate: set cert too")
+
+
+def _check_credentials(options: Options) -> None:
+    sources = [
+        name
+        for name in ("token", "token_file", "token_command", "token_url")
+        if getattr(options, name) is not None
+    ]
+    if len(sources) > 1:
+        raise ConfigurationError(f"{' and '.join(sources)} are set: choose one source of the token")
+    if options.token_url and not (options.client_id and options.client_secret):
+        raise ConfigurationError(
+            "token_url needs client_id and client_secret "
+            "(BULKFETCH_CLIENT_ID and BULKFETCH_CLIENT_SECRET)"
+        )
