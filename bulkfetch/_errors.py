@@ -8,7 +8,7 @@ server's own fault text, cleaned and cut short.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 __all__ = [
     "BulkfetchError",
@@ -23,11 +23,13 @@ __all__ = [
     "RunError",
     "RunRefused",
     "ServerRefuses",
+    "SoapFault",
     "StaleConnection",
     "StoppedEarly",
     "TemporarilyUnavailable",
     "Transient",
     "Unauthorized",
+    "Unreadable",
 ]
 
 
@@ -87,6 +89,21 @@ class Refused(CourseError):
     settled = True
 
 
+class Unreadable(CourseError):
+    """A response that cannot be taken as rows, and would come again the same.
+
+    Not asked for again in this run, but not settled either: the next run tries once more.
+    """
+
+
+class SoapFault(CourseError):
+    """A fault as it stands in a response, not yet judged."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__("fault", text)
+        self.code = code
+
+
 class Unauthorized(CourseError):
     """The token was not accepted: renewed once, then the run is given up."""
 
@@ -96,7 +113,11 @@ class RunRefused(CourseError):
 
 
 class NamespaceRefused(RunRefused):
-    """The server does not know the namespaces in which it was asked."""
+    """The server does not know a namespace in which it was asked."""
+
+    def __init__(self, part: Literal["envelope", "application"], message: str) -> None:
+        super().__init__("namespace", message)
+        self.part = part
 
 
 class RunError(BulkfetchError):
