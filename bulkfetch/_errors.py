@@ -61,15 +61,22 @@ class Transient(CourseError):
 
     `retry_after` is the pause in seconds that the server asked for, if any. `overload` is true
     when the failure says that the server is struggling (429, 503, a timeout), so that the engine
-    asks for less.
+    asks for less. `most_retries` is set where few more tries make sense.
     """
 
     def __init__(
-        self, kind: str, message: str, *, retry_after: float | None = None, overload: bool = False
+        self,
+        kind: str,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        overload: bool = False,
+        most_retries: int | None = None,
     ) -> None:
         super().__init__(kind, message)
         self.retry_after = retry_after
         self.overload = overload
+        self.most_retries = most_retries
 
 
 class StaleConnection(Transient):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -22,7 +23,6 @@ from bulkfetch._errors import (
     SoapFault,
     Transient,
     Unauthorized,
-    Unreadable,
 )
 from bulkfetch._text import printable
 
@@ -147,7 +147,11 @@ def _html_page(endpoint: str) -> RunRefused:
 
 def _redirect(status: int, location: str, endpoint: str) -> RunRefused:
     # Only scheme and host are shown: the rest of a Location may carry anything.
-    target, origin = urlsplit(location), urlsplit(endpoint)
+    origin = urlsplit(endpoint)
+    try:
+        target = urlsplit(location)
+    except ValueError:
+        target = urlsplit("//an-unreadable-address")
     shown = printable(f"{target.scheme or origin.scheme}://{target.hostname or origin.hostname}")
     hint = (
         "use https in the endpoint"
@@ -167,7 +171,9 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     if re.fullmatch(r"\s*[0-9]{1,12}\s*", value):
         return float(value)
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        date = parsedate_to_datetime(value)
+        # The form without a zone (asctime's) means GMT too, never this machine's zone.
+        return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now)
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -197,10 +203,3 @@ def judge_fault(fault: SoapFault, options: Options) -> CourseError:
 
 def _mentions(text: str, parts: tuple[str, ...]) -> bool:
     return any(part.lower() in text for part in parts if part)
-
-
-def unreadable_encoding(encoding: str) -> Unreadable:
-    return Unreadable(
-        "content-encoding",
-        f"the response is encoded as '{printable(encoding, 40)}', which was not asked for",
-    )
