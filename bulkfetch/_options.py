@@ -398,7 +398,13 @@ class Options:
 
     def __post_init__(self) -> None:
         _coerce(self)
-        for check in (_check_urls, _check_numbers, _check_choices, _check_credentials):
+        for check in (
+            _check_types,
+            _check_urls,
+            _check_numbers,
+            _check_choices,
+            _check_credentials,
+        ):
             check(self)
 
     @property
@@ -422,11 +428,30 @@ def _coerce(options: Options) -> None:
         if isinstance(value, str):
             object.__setattr__(options, name, Path(value))
     for name in ("retry_faults", "auth_faults", "fatal_faults"):
-        object.__setattr__(options, name, tuple(getattr(options, name)))
+        value = getattr(options, name)
+        object.__setattr__(options, name, (value,) if isinstance(value, str) else tuple(value))
 
 
 def _wrong(name: str, value: object, remedy: str) -> ConfigurationError:
     return ConfigurationError(f"{name} is {value!r}: {remedy}")
+
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "it must be text"),
+    "Secret": ((Secret,), "it must be text"),
+    "bool": ((bool,), "it must be true or false"),
+    "int": ((int,), "it must be a whole number"),
+    "float": ((int, float), "it must be a number"),
+}
+
+
+def _check_types(options: Options) -> None:
+    for item in fields(options):
+        value = getattr(options, item.name)
+        kind, _, optional = str(item.type).partition(" | ")
+        types, remedy = _TYPES.get(kind, ((object,), ""))
+        if not isinstance(value, types) and not (optional and value is None):
+            raise _wrong(item.name, type(value) if kind == "Secret" else value, remedy)
 
 
 def _check_urls(options: Options) -> None:
@@ -437,6 +462,10 @@ def _check_urls(options: Options) -> None:
 
 
 def _check_url(name: str, url: str, *, allow_http: bool) -> None:
+    if "@" in url:  # first of all, since the other messages show the URL
+        raise ConfigurationError(
+            f"{name} holds a user name or password: take it out of the URL (or write @ as %40)"
+        )
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
@@ -444,8 +473,6 @@ def _check_url(name: str, url: str, *, allow_http: bool) -> None:
         raise _wrong(name, url, f"not a URL ({error})") from None
     if parts.scheme not in {"http", "https"} or not host:
         raise _wrong(name, url, "write it like https://acme.example/api/v2/soap/2.0")
-    if parts.username or parts.password:
-        raise ConfigurationError(f"{name} holds a user name or password: take it out of the URL")
     if parts.scheme == "http" and not allow_http and not _is_loopback(host):
         raise _wrong(
             name,

@@ -10,7 +10,7 @@ a row. Rows may be believed only when `close()` has returned: then the envelope'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from lxml import etree
 
@@ -95,6 +95,8 @@ class ResponseParser:
                 return b""
             data = b"".join(self._waiting)
             self._waiting.clear()
+            if _begins_as_html(data):
+                raise _html_page()
             self._pull = _pull_parser(self._method)
         return self._sweep(self._pull, data)
 
@@ -107,8 +109,8 @@ class ResponseParser:
         try:
             root = etree.fromstring(body, _WHOLE_PARSER)
         except etree.XMLSyntaxError as error:
-            raise _malformed(error, body) from None
-        self._check_root(root)
+            raise _html_page() if _begins_as_html(body) else _malformed(error) from None
+        _check_root(root)
         method = self._method
         lists = find_lists(root, method)
         if not lists:
@@ -122,25 +124,18 @@ class ResponseParser:
             raise _too_large("the response", self._limits.max_rows, "rows", "max_rows")
         return self._encode(records)
 
-    def _check_root(self, root: _Element) -> None:
-        # Seen at the root's start, so before an entity could be used: no DOCTYPE, no bombs.
-        if root.getroottree().docinfo.doctype:
-            raise _doctype(root)
-        if _name(root) != "Envelope":
-            raise _unexpected(root, "a SOAP envelope")
-
     def _sweep(self, pull: etree.XMLPullParser[_Element], data: bytes) -> bytes:
         self._since_row += len(data)
         try:
             pull.feed(data)
         except etree.XMLSyntaxError as error:
-            raise _malformed(error, data) from None
+            raise _malformed(error) from None
         rows = self._read_landmarks(pull)
-        if self._root is None:
-            raise _not_an_envelope(data)
         if self._list is not None:
             rows += self._take(len(self._list) - 1)
         if self._since_row > self._limits.max_row_bytes:
+            if self._root is None:
+                raise _not_an_envelope()
             raise _too_large(
                 "a row, or what stands around the rows,",
                 self._limits.max_row_bytes,
@@ -152,11 +147,11 @@ class ResponseParser:
     def _read_landmarks(self, pull: etree.XMLPullParser[_Element]) -> bytes:
         rows = b""
         for _event, element in pull.read_events():
-            if not isinstance(element, etree._Element):  # noqa: SLF001 - lxml's public type name
-                continue
+            assert isinstance(element, etree._Element)  # noqa: SLF001 - lxml's public type name
             if element.getparent() is None:
-                self._check_root(element)
-                self._root = element
+                if self._root is None:
+                    _check_root(element)
+                    self._root = element
             elif _is_list(element, self._method):
                 if self._list is not None:
                     rows += self._take(len(self._list))
@@ -175,14 +170,15 @@ class ResponseParser:
 
     def _close_sweep(self, pull: etree.XMLPullParser[_Element]) -> bytes:
         try:
-            pull.close()
+            root = pull.close()
         except etree.XMLSyntaxError as error:
-            raise _malformed(error, b"") from None
+            raise _malformed(error) from None
         rows = self._read_landmarks(pull)
-        if self._root is None:
-            raise _not_an_envelope(b"")
+        _check_root(root)
+        if root is not self._root:
+            raise _began_again()
         if self._list is None:
-            raise _no_rows(self._root, self._method)
+            raise _no_rows(root, self._method)
         return rows + self._take(len(self._list))
 
 
@@ -202,21 +198,25 @@ def parse_file(source: IO[bytes], method: Method, encode: Encode) -> Iterator[by
         for event, element in context:
             if root is None:
                 root = element.getroottree().getroot()
-                _check_saved_root(root)
+                _check_root(root)
             parent = element.getparent()
             if event == "start":
                 lists += _is_list(element, method)
             elif parent is not None and _is_list(parent, method):
                 yield encode(_records([element], parent, method))
-                del parent[:]
+                del parent[: parent.index(element) + 1]  # those after it are read ahead already
     except etree.XMLSyntaxError as error:
-        raise _malformed(error, b"") from None
-    whole = context.root
-    if root is None or not lists:
-        raise _no_rows(whole, method) if whole is not None else _not_an_envelope(b"")
+        raise _malformed(error) from None
+    last_root = cast("_Element", context.root)
+    _check_root(last_root)
+    if last_root is not root:
+        raise _began_again()
+    if not lists:
+        raise _no_rows(last_root, method)
 
 
-def _check_saved_root(root: _Element) -> None:
+def _check_root(root: _Element) -> None:
+    # Before any child is looked at: without a DOCTYPE there are no entities, and no bombs.
     if root.getroottree().docinfo.doctype:
         raise _doctype(root)
     if _name(root) != "Envelope":
@@ -250,7 +250,8 @@ def _records(children: list[_Element], holder: _Element, method: Method) -> list
 
 
 def _name(element: _Element) -> str:
-    return etree.QName(element).localname
+    # Not by etree.QName: it refuses names whose prefix is undefined, which a later error tells.
+    return str(element.tag).rpartition("}")[2]
 
 
 def _no_rows(root: _Element, method: Method) -> CourseError:
@@ -280,9 +281,7 @@ def _read_fault(fault: _Element) -> SoapFault:
 def _unexpected(element: _Element, wanted: str) -> CourseError:
     name = _name(element)
     if name.lower() == "html":
-        return RunRefused(
-            "html-page", "the endpoint answers with an HTML page, perhaps a login page: check it"
-        )
+        return _html_page()
     return RunRefused(
         "unexpected-root",
         f"the response holds <{printable(name, 60)}> where {wanted} belongs: check the endpoint",
@@ -291,21 +290,31 @@ def _unexpected(element: _Element, wanted: str) -> CourseError:
 
 def _doctype(root: _Element) -> CourseError:
     if _name(root).lower() == "html":
-        return _unexpected(root, "")
+        return _html_page()
     return Unreadable("doctype", "the response declares a DOCTYPE, which no SOAP message may")
 
 
-def _not_an_envelope(data: bytes) -> CourseError:
-    if data.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-        return RunRefused(
-            "html-page", "the endpoint answers with an HTML page, perhaps a login page: check it"
-        )
+def _begins_as_html(body: bytes) -> bool:
+    return body.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
+
+
+def _html_page() -> RunRefused:
+    return RunRefused(
+        "html-page", "the endpoint answers with an HTML page, perhaps a login page: check it"
+    )
+
+
+def _not_an_envelope() -> RunRefused:
     return RunRefused("unexpected-root", "the response is no SOAP envelope: check the endpoint")
 
 
-def _malformed(error: etree.XMLSyntaxError, data: bytes) -> CourseError:
-    if data.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-        return _not_an_envelope(data)
+def _began_again() -> CourseError:
+    # At an undefined entity lxml's feed() stops without an error, and takes what is fed next for
+    # another document.
+    return Transient("malformed", "the response is not well-formed XML: an entity is not defined")
+
+
+def _malformed(error: etree.XMLSyntaxError) -> Transient:
     reason = printable(error.msg or "no reason given", 120)
     if "ended" in reason or "Premature" in reason:
         return Transient("truncated", f"the response ends too soon: {reason}")

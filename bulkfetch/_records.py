@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import orjson
-from lxml import etree
 
 from bulkfetch._errors import Unreadable
 from bulkfetch._model import GET_FINAL_STATUSES
@@ -106,30 +105,32 @@ class RowFormat:
         """Encode a record by the names of its children, in any order and any namespace."""
         found: dict[str, _Element] = {}
         for child in record:
-            name = etree.QName(child).localname
+            name = _name(child)
             if found.setdefault(name, child) is not child and name in self._names:
                 raise Unreadable("doubled-field", f"a record holds {printable(name)} twice")
         parts = [
             b"%b:%b" % (orjson.dumps(field.name), self._value(field, found.get(field.name)))
             for field in self.method.fields
         ]
-        others = [child for child in record if etree.QName(child).localname not in self._names]
+        others = [child for child in record if _name(child) not in self._names]
         parts += [
-            b"%b:%b" % (orjson.dumps(name), orjson.dumps(value))
+            b"%b:%b" % (orjson.dumps(name), _dump_extra(name, value))
             for name, value in _nested(others).items()
             if name != self.method.parameter
         ]
         return head + b",".join(parts) + tail
 
     def _value(self, field: Field, element: _Element | None) -> bytes:
-        text = None if element is None or _is_nil(element) else _text_of(element)
+        text = None if element is None else _text_of(element)
+        if not text and element is not None and _is_nil(element):
+            text = None
         if field.required and not text:
             raise Unreadable("missing-field", f"a record has no {field.name}")
         if text is None:
             return b"null"
         if field.type == "string":
             return self._string(text)
-        return self._decimal(field.name, text) if text.strip() else b"null"
+        return self._decimal(field.name, text)
 
     def _string(self, text: str) -> bytes:
         encoded = orjson.dumps(text)
@@ -138,11 +139,18 @@ class RowFormat:
         return encoded
 
     def _decimal(self, name: str, text: str) -> bytes:
+        if not text.strip(" \t\r\n"):
+            return b"null"
         if not _DECIMAL.fullmatch(text) or (encoded := orjson.dumps(float(text))) == b"null":
             raise Unreadable("bad-number", f"{name} is '{printable(text, 40)}', not a number")
         if len(self._decimals) < _MAX_REMEMBERED:
             self._decimals[text] = encoded
         return encoded
+
+
+def _name(element: _Element) -> str:
+    # Not by etree.QName: it refuses names whose prefix is undefined.
+    return str(element.tag).rpartition("}")[2]
 
 
 def _is_nil(element: _Element) -> bool:
@@ -152,16 +160,23 @@ def _is_nil(element: _Element) -> bool:
 
 def _text_of(element: _Element) -> str:
     if len(element):
-        name = printable(etree.QName(element).localname)
+        name = printable(_name(element))
         raise Unreadable("nested-field", f"{name} holds elements where a value belongs")
     return element.text or ""
+
+
+def _dump_extra(name: str, value: object) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # it writes 254 levels at most
+        raise Unreadable("nested-field", f"{printable(name)} is nested too deeply") from None
 
 
 def _nested(elements: Iterable[_Element]) -> dict[str, object]:
     """Turn children nobody documented into JSON: texts, objects, and lists where names repeat."""
     values: dict[str, object] = {}
     for element in elements:
-        name = etree.QName(element).localname
+        name = _name(element)
         value = _nested(element) if len(element) else element.text
         if name not in values:
             values[name] = value
