@@ -14,6 +14,7 @@ __all__ = [
     "BulkfetchError",
     "ConfigurationError",
     "CourseError",
+    "Interrupted",
     "LocalFault",
     "NamespaceRefused",
     "OutputClosed",
@@ -155,6 +156,12 @@ class TemporarilyUnavailable(RunError):
     """The server fails for everybody now, or time is up: the same command resumes later."""
 
     exit_code = 5
+
+
+class Interrupted(RunError):
+    """The run was asked to stop; the same command resumes it."""
+
+    exit_code = 130
 
 
 class OutputLocked(RunError):

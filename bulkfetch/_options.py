@@ -282,10 +282,17 @@ class Options:
     )
     # When to stop
     breaker: int = setting(
-        "Stop after this many courses in a row ended in a passing failure; 0 never stops.",
+        "Stop when this many requests in a row failed for a passing reason; 0 never stops.",
         default=20,
         metavar="N",
         parse=int,
+        group="When to stop",
+    )
+    patience: float = setting(
+        "Once something was fetched, probe a failing server this long before the breaker stops.",
+        default=60.0,
+        metavar="SECONDS",
+        parse=parse_seconds,
         group="When to stop",
     )
     refusals: int = setting(
@@ -498,6 +505,7 @@ _AT_LEAST: dict[str, float] = {
     "max_backoff": 0,
     "max_retry_after": 0,
     "breaker": 0,
+    "patience": 0,
     "refusals": 1,
     "grace": 0,
     "limit": 0,

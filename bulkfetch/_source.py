@@ -79,8 +79,8 @@ class Source:
         self.duplicates = 0
         self.skipped = 0
 
-    async def next(self) -> str | None:
-        """Return the next id to fetch, None at the end.
+    async def next(self) -> tuple[int, str] | None:
+        """Return the next id to fetch and its number from 1, None at the end.
 
         Raises ConfigurationError for an id no server could mean, and whatever the ids raise.
         """
@@ -92,7 +92,7 @@ class Source:
                 self.given += 1
                 if self._left is not None:
                     self._left -= 1
-                return course_id
+                return self.given, course_id
             if self.skipped % _BREATH == 0:
                 await asyncio.sleep(0)  # a long settled list must not hold up the others
         return None

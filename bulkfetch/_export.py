@@ -1,0 +1,253 @@
+"""From course ids to a finished file: the engine's outcomes, committed in batches.
+
+Outcomes are gathered up to 1 MiB or 200 ms and committed in a thread, while the workers go on. The
+sink is opened before the first request, so that a locked, full or foreign output costs the server
+nothing, and is closed whatever happens; what was committed is safe, and the next run goes on there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from bulkfetch._engine import Run, Setup, running
+from bulkfetch._errors import Interrupted
+from bulkfetch._hooks import Commit, Hooks
+from bulkfetch._layout import Layout
+from bulkfetch._model import GET_FINAL_STATUSES, Fetched
+from bulkfetch._options import Options, Secret
+from bulkfetch._pipe import PipeOutput
+from bulkfetch._sink import JournaledFile
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+    from os import PathLike
+
+    from aiohttp import ClientSession
+
+    from bulkfetch._journal import Ledger
+    from bulkfetch._limiter import Limiter
+    from bulkfetch._model import Outcome
+    from bulkfetch._tally import State, Summary
+    from bulkfetch._transport import Transport
+
+_BATCH_BYTES: Final = 1 << 20
+_BATCH_SECONDS: Final = 0.2
+_NOTE_SECONDS: Final = 1.0
+
+_T = TypeVar("_T")
+
+
+class Sink(Protocol):
+    """Where committed courses go; blocking, one call at a time."""
+
+    def open(self) -> Ledger: ...
+    def commit(self, outcomes: Sequence[Outcome]) -> None: ...
+    def note(self, state: Mapping[str, object]) -> None: ...
+    def finish(
+        self, totals: Mapping[str, object], options: Mapping[str, object] | None = None
+    ) -> object: ...
+    def close(self) -> None: ...
+
+
+class Monitor:
+    """A window on a running export: `state` at any time, `stop` to end it in good order."""
+
+    def __init__(self) -> None:
+        self._run: Run | None = None
+        self._stop: BaseException | None = None
+
+    @property
+    def state(self) -> State | None:
+        """The run at this moment; None before it began."""
+        return self._run.state if self._run else None
+
+    def stop(self, error: BaseException | None = None) -> None:
+        """Begin no course any more; export then raises `error` (Interrupted by default)."""
+        self._stop = error or Interrupted("stopped; the same command goes on from here")
+        if self._run:
+            self._run.stop(self._stop)
+
+    def watch(self, run: Run) -> None:
+        self._run = run
+        if self._stop:
+            run.stop(self._stop)
+
+
+async def export(
+    ids: Iterable[str] | AsyncIterable[str],
+    output: str | PathLike[str],
+    options: Options,
+    *,
+    overwrite: bool = False,
+    session: ClientSession | None = None,
+    transport: Transport | None = None,
+    limiter: Limiter | None = None,
+    hooks: Hooks = Hooks(),  # noqa: B008 - frozen
+    monitor: Monitor | None = None,
+) -> Summary:
+    """Write the final statuses of many courses to `output`, every row exactly once.
+
+    `output` is a path (`.gz` and `.zst` are compressed) or "-" for stdout. An unfinished or partly
+    failed output is continued: only what is missing is fetched. `overwrite` starts anew.
+
+    Raises RunError when the run ends early (OutputError and OutputLocked for the disk's part);
+    what was committed stays, and the same call resumes. Failed courses are in the summary and in
+    `OUTPUT.failed.ndjson`.
+    """
+    run_id = uuid.uuid4().hex
+    sink = _make_sink(output, options, run_id, overwrite=overwrite)
+    async with AsyncExitStack() as stack:
+        thread = stack.enter_context(ThreadPoolExecutor(1, "bulkfetch-commit"))
+        desk = _Desk(sink, thread, hooks)
+        stack.push_async_callback(desk.call, sink.close)
+        ledger = await desk.call(sink.open)
+        setup = Setup(
+            ids=ids,
+            options=options,
+            session=session,
+            transport=transport,
+            limiter=limiter,
+            hooks=hooks,
+            settled=ledger.settled,
+            spool_directory=None if output == "-" else Layout.of(output).directory,
+            run_id=run_id,
+        )
+        async with running(setup) as run:
+            (monitor or Monitor()).watch(run)
+            await desk.write_all(run)
+        summary = _final(run.summary, ledger)
+        await desk.call(desk.finish, run, summary, options)
+        return summary
+
+
+def _make_sink(
+    output: str | PathLike[str], options: Options, run_id: str, *, overwrite: bool
+) -> Sink:
+    fingerprint = {
+        "endpoint": options.host,
+        "method": GET_FINAL_STATUSES.name,
+        "stamp": str(options.stamp).lower(),
+    }
+    if output == "-":
+        return PipeOutput(1, fingerprint=fingerprint, run_id=run_id, version=version("bulkfetch"))
+    return JournaledFile(
+        output,
+        fingerprint=fingerprint,
+        run_id=run_id,
+        durability=options.durability,
+        overwrite=overwrite,
+        version=version("bulkfetch"),
+    )
+
+
+@dataclass(slots=True)
+class _Desk:
+    """Gathers outcomes and has them committed, one batch at a time, in its own thread."""
+
+    sink: Sink
+    thread: ThreadPoolExecutor
+    hooks: Hooks
+    noted: float = 0.0
+
+    async def write_all(self, run: Run) -> None:
+        """Commit every outcome of the run; those before the run's own error too."""
+        while batch := await self._gather(run):
+            await self._commit(batch.outcomes, run)
+            if batch.end is not None:
+                if isinstance(batch.end, StopAsyncIteration):
+                    return
+                raise batch.end
+
+    async def _gather(self, run: Run) -> _Batch:
+        """Collect outcomes until there is 1 MiB, 200 ms after the first, or at the end."""
+        batch = _Batch()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _NOTE_SECONDS
+        while batch.nbytes < _BATCH_BYTES and (not batch.outcomes or loop.time() < deadline):
+            try:
+                outcome = await run.get(deadline)
+            except (StopAsyncIteration, Exception) as error:  # noqa: BLE001 - raised by write_all
+                batch.end = error
+                break
+            if outcome is None:
+                break
+            if not batch.outcomes:
+                deadline = loop.time() + _BATCH_SECONDS
+            batch.add(outcome)
+        return batch
+
+    async def _commit(self, outcomes: list[Outcome], run: Run) -> None:
+        now = time.monotonic()
+        state = None
+        if now - self.noted >= _NOTE_SECONDS:
+            self.noted, state = now, asdict(run.state)
+        await self.call(self._write, outcomes, state)
+        rows = [len(outcome.rows) for outcome in outcomes if isinstance(outcome, Fetched)]
+        for outcome in outcomes:
+            if isinstance(outcome, Fetched):
+                outcome.rows.close()
+        if self.hooks.commit and outcomes:
+            self.hooks.commit(Commit(len(rows), sum(rows), time.monotonic() - now))
+
+    def _write(self, outcomes: list[Outcome], state: Mapping[str, object] | None) -> None:
+        if outcomes:
+            self.sink.commit(outcomes)
+        if state is not None:
+            self.sink.note(state)
+
+    def finish(self, run: Run, summary: Summary, options: Options) -> None:
+        if summary.courses:
+            self.sink.note({**asdict(run.state), "latencies": run.latencies})
+        self.sink.finish(asdict(summary), public_options(options))
+
+    async def call(self, function: Callable[..., _T], *args: object) -> _T:
+        """Run a blocking call in the thread; it is waited for even when this task is cancelled."""
+        work = asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
+
+
+class _Batch:
+    """Outcomes to be committed together, and how the run ended if it did."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.nbytes = 0
+        self.end: BaseException | None = None
+
+    def add(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        if isinstance(outcome, Fetched):
+            self.nbytes += outcome.rows.nbytes
+
+
+def _final(summary: Summary, ledger: Ledger) -> Summary:
+    """Let the summary speak of the whole output, earlier runs included."""
+    failures = Counter(course.kind for course in ledger.failed.values())
+    return replace(
+        summary,
+        failures=dict(failures.most_common()),
+        output_courses=ledger.fetched,
+        output_rows=ledger.rows,
+    )
+
+
+def public_options(options: Options) -> dict[str, object]:
+    """Return the settings as JSON values, without secrets."""
+    values = {field.name: getattr(options, field.name) for field in fields(Options)}
+    return {
+        name: value if isinstance(value, str | int | float | tuple | None) else str(value)
+        for name, value in values.items()
+        if not isinstance(value, Secret) and name != "token_command"
+    }
