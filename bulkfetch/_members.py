@@ -1,0 +1,67 @@
+"""The rows of whole courses on their way to a file: joined, compressed, written in full.
+
+A compressed file gets one gzip member or zstd frame per commit, so that a cut between two commits
+is a cut between two members. Memory stays at a few blocks, whatever the size of a course.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import zstandard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from bulkfetch._model import Fetched
+
+Codec: TypeAlias = "Callable[[Iterable[bytes]], Iterable[bytes]]"
+
+_BLOCK = 1 << 20
+
+
+def blocks(courses: Iterable[Fetched]) -> Iterator[bytes]:
+    """Join the rows of small courses, so that few large writes are made: at most 1 MiB each."""
+    pieces: list[bytes] = []
+    size = 0
+    for course in courses:
+        for piece in course.rows.ndjson():
+            if pieces and size + len(piece) > _BLOCK:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+            pieces.append(piece)
+            size += len(piece)
+    if pieces:
+        yield b"".join(pieces)
+
+
+def codec(path: str) -> Codec:
+    """Return what turns the rows of one commit into the file's bytes, by the name's suffix.
+
+    The same rows give the same bytes. A commit without rows gives none.
+    """
+    if path.endswith(".gz"):
+        # 31 asks for a gzip member; zlib leaves its time stamp at zero.
+        return lambda rows: _compressed(zlib.compressobj(6, zlib.DEFLATED, 31), rows)
+    if path.endswith(".zst"):
+        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+        return lambda rows: _compressed(compressor.compressobj(), rows)
+    return lambda rows: filter(None, rows)
+
+
+def write_all(write: Callable[[int, memoryview], int], fd: int, data: bytes) -> None:
+    """Write all of the data, however little each call takes."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[write(fd, rest) :]
+
+
+def _compressed(compressor: Any, rows: Iterable[bytes]) -> Iterator[bytes]:
+    begun = False
+    for block in rows:
+        begun = True
+        if data := compressor.compress(block):
+            yield data
+    if begun:
+        yield compressor.flush()

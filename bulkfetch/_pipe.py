@@ -1,0 +1,84 @@
+"""Rows into a pipe: each course whole and at least once, since a pipe cannot be taken back.
+
+The same interface as the journaled file, without what a pipe does not have: no journal, so nothing
+is resumed; courses that failed are only counted.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from bulkfetch._errors import OutputClosed
+from bulkfetch._journal import Done, FailedCourse, Header, Ledger
+from bulkfetch._layout import failure
+from bulkfetch._members import blocks, write_all
+from bulkfetch._model import Failed, Fetched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bulkfetch._journal import Manifest
+    from bulkfetch._model import Outcome
+
+
+class PipeOutput:
+    """The rows on a file descriptor, which stays the caller's and stays open.
+
+    Raises OutputClosed when its reader is gone, OutputError for anything else.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        *,
+        fingerprint: Mapping[str, str],
+        run_id: str,
+        version: str = "",
+        write: Callable[[int, memoryview], int] = os.write,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._fd = fd
+        self._write = write
+        self._clock = clock
+        self._digest = sha256()
+        header = Header(run_id, fingerprint, clock(), version)
+        self._ledger = Ledger(header=header, runs=[run_id])
+
+    def open(self) -> Ledger:
+        """Return a ledger in which nothing is settled; the sink counts in it."""
+        return self._ledger
+
+    def commit(self, outcomes: Sequence[Outcome]) -> None:
+        """Write whole courses."""
+        fetched = [outcome for outcome in outcomes if isinstance(outcome, Fetched)]
+        failed = [FailedCourse.of(outcome) for outcome in outcomes if isinstance(outcome, Failed)]
+        for block in blocks(fetched):
+            self._write_block(block)
+        courses = [(c.course_id, len(c.rows), c.attempts, c.seconds) for c in fetched]
+        self._ledger.count(courses, failed)
+
+    def note(self, state: Mapping[str, object]) -> None:
+        """Forget it: there is no journal."""
+
+    def finish(
+        self, totals: Mapping[str, object], options: Mapping[str, object] | None = None
+    ) -> Manifest:
+        """Return what was written, for the summary."""
+        self._ledger.done = Done(self._clock(), totals, options or {})
+        return self._ledger.manifest("-", self._digest.hexdigest())
+
+    def close(self) -> None:
+        """Leave the descriptor to its owner."""
+
+    def _write_block(self, block: bytes) -> None:
+        try:
+            write_all(self._write, self._fd, block)
+        except BrokenPipeError:
+            raise OutputClosed("the reader of the output went away") from None
+        except OSError as error:
+            raise failure(error, "write to the output pipe") from error
+        self._digest.update(block)
+        self._ledger.end += len(block)

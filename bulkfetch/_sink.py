@@ -1,0 +1,513 @@
+"""Where the rows go: a journaled file that holds each of them exactly once.
+
+Data are written and synced before the journal's line that speaks of them, and that line is synced
+before anything is called done; so whatever is cut off, the journal never promises what the disk
+does not hold, and the next run keeps the longest prefix whose every CRC fits. After any error the
+sink is dead: it writes nothing more, for a failed fsync cannot be repeated. Blocking; one writer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+import zlib
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from bulkfetch._errors import ConfigurationError, OutputError, OutputLocked
+from bulkfetch._journal import (
+    BLOCK,
+    FORMAT,
+    Commit,
+    Done,
+    FailedCourse,
+    Header,
+    Ledger,
+    Resume,
+    State,
+    encode,
+    encode_manifest,
+    replay,
+    verified,
+)
+from bulkfetch._layout import Layout, failures, locate
+from bulkfetch._members import blocks, codec, write_all
+from bulkfetch._model import Failed, Fetched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from bulkfetch._journal import Course, Manifest
+    from bulkfetch._model import Outcome
+    from bulkfetch._options import Durability
+
+_LONGEST_HEADER = 16 << 10
+
+
+class System(Protocol):
+    """The system calls that a sink makes, shaped like `os`."""
+
+    def open(self, path: str, flags: int, mode: int, /) -> int: ...
+    def close(self, fd: int, /) -> None: ...
+    def write(self, fd: int, data: memoryview, /) -> int: ...
+    def pread(self, fd: int, length: int, offset: int, /) -> bytes: ...
+    def fsync(self, fd: int, /) -> None: ...
+    def fdatasync(self, fd: int, /) -> None: ...
+    def ftruncate(self, fd: int, length: int, /) -> None: ...
+    def fstat(self, fd: int, /) -> os.stat_result: ...
+    def lstat(self, path: str, /) -> os.stat_result: ...
+    def replace(self, source: str, target: str, /) -> None: ...
+    def unlink(self, path: str, /) -> None: ...
+    def flock(self, fd: int, operation: int, /) -> None: ...
+
+
+class Posix:
+    """The real ones. macOS has no fdatasync."""
+
+    open = staticmethod(os.open)
+    close = staticmethod(os.close)
+    write = staticmethod(os.write)
+    pread = staticmethod(os.pread)
+    fsync = staticmethod(os.fsync)
+    fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))
+    ftruncate = staticmethod(os.ftruncate)
+    fstat = staticmethod(os.fstat)
+    lstat = staticmethod(os.lstat)
+    replace = staticmethod(os.replace)
+    unlink = staticmethod(os.unlink)
+    flock = staticmethod(fcntl.flock)
+
+
+POSIX: System = Posix()
+
+
+class JournaledFile:
+    """The output `path` with its journal: resumes by itself, appears only when complete.
+
+    `fingerprint` names what the bytes depend on (endpoint host, method, options), never the token;
+    an output begun with another one is refused. A name ending in .gz or .zst is compressed, one
+    member per commit. Raises OutputError, OutputLocked, ConfigurationError.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fingerprint: Mapping[str, str],
+        run_id: str,
+        durability: Durability = "batch",
+        overwrite: bool = False,
+        version: str = "",
+        system: System = POSIX,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._layout = Layout.of(path)
+        self._run = Header(run_id, fingerprint, 0.0, version)
+        self._durability = durability
+        self._overwrite = overwrite
+        self._system = system
+        self._clock = clock
+        self._codec = codec(self._layout.output)
+        self._digest = sha256()
+        self._ledger = Ledger()
+        self._files: list[_File] = []
+        self._live = False
+        self._writing = False
+        """Whether the journal ends in frames of this run, so that commits may follow."""
+        self._published = False
+        """Whether the data stand under the output's own name."""
+        self._journal: _File
+        self._data: _File
+        self._directory: _File
+
+    def open(self) -> Ledger:
+        """Lock the output, recover what is there and return what is settled.
+
+        The sink goes on counting in this ledger, but leaves its `settled` and commits alone.
+        """
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        self._live = True
+        return self._ledger
+
+    def commit(self, outcomes: Sequence[Outcome]) -> None:
+        """Write whole courses; when it returns they are as safe as the durability says."""
+        alone = self._durability == "course"
+        with self._alive():
+            for batch in [[outcome] for outcome in outcomes] if alone else [outcomes]:
+                if batch:
+                    self._commit(batch)
+
+    def note(self, state: Mapping[str, object]) -> None:
+        """Journal a snapshot of progress, unless the output is finished."""
+        with self._alive():
+            if not self._ledger.done:
+                self._journal.append(encode(State(state)))
+
+    def finish(
+        self, totals: Mapping[str, object], options: Mapping[str, object] | None = None
+    ) -> Manifest:
+        """Publish the output, or do what is left of it; both mappings go into the manifest."""
+        with self._alive():
+            if self._ledger.done is None:
+                self._complete(Done(self._clock(), totals, options or {}))
+            if not self._published:
+                self._publish()
+            name = Path(self._layout.output).name
+            manifest = self._ledger.manifest(name, self._digest.hexdigest())
+            if self._lstat(self._layout.manifest) is None:
+                self._write_whole(self._layout.manifest, encode_manifest(manifest))
+                self._directory.sync()
+            return manifest
+
+    def close(self) -> None:
+        """Release the output; of an unfinished one list the courses that failed so far."""
+        live, self._live = self._live, False
+        try:
+            if live and self._ledger.done is None:
+                self._write_failed()
+        finally:
+            while self._files:  # the journal, which holds the lock, goes last
+                self._files.pop().close()
+
+    # Opening
+
+    def _open(self) -> None:
+        self._check_target()
+        self._take_lock()
+        self._directory = self._file(self._layout.directory, os.O_RDONLY | os.O_DIRECTORY)
+        self._ledger = Ledger() if self._overwrite else replay(self._journal.blocks())
+        if self._ledger.header is None:
+            self._begin()
+        else:
+            self._check_header(self._ledger.header)
+            self._recover(self._ledger.header)
+
+    def _check_target(self) -> None:
+        info = self._lstat(self._layout.output)
+        if info and not stat.S_ISREG(info.st_mode):
+            is_folder, is_link = stat.S_ISDIR(info.st_mode), stat.S_ISLNK(info.st_mode)
+            what = "a folder" if is_folder else "a symbolic link" if is_link else "no regular file"
+            # A rename would replace the link and leave what it points to behind.
+            remedy = "name the file that it points to" if is_link else "name a file"
+            raise OutputError(f"{self._layout.output} is {what}: {remedy}")
+        # The longest of all names: better too long now than at the end of the run.
+        self._lstat(_temporary(self._layout.manifest))
+        if self._lstat(self._layout.journal) is None:
+            self._refuse_unexplained()
+
+    def _take_lock(self) -> None:
+        self._journal = self._file(self._layout.journal, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        try:
+            with failures(f"lock {self._layout.journal}"):
+                self._system.flock(self._journal.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OutputError as error:
+            if isinstance(error.__cause__, BlockingIOError):
+                raise OutputLocked(
+                    f"another run holds {self._layout.output}: "
+                    "let it end, or stop it, then run again"
+                ) from None
+            raise
+
+    def _begin(self) -> None:
+        size = self._journal.size()
+        if not self._overwrite:
+            self._refuse_unexplained()
+            if size > _LONGEST_HEADER:
+                raise OutputError(
+                    f"{self._layout.journal} ({size} bytes) is no journal that can be read: "
+                    "move it away, or replace everything with --overwrite"
+                )
+        # Emptied for good before the data: old frames never meet new data.
+        self._journal.cut(0)
+        self._journal.sync()
+        self._create_data()
+        replaces = self._lstat(self._layout.output) is not None
+        run = self._run
+        header = Header(run.run, run.fingerprint, self._clock(), run.version, replaces)
+        self._journal.append(encode(header))
+        self._journal.sync()
+        self._directory.sync()
+        self._ledger.header = header
+        self._ledger.runs.append(run.run)
+        self._writing = True
+
+    def _refuse_unexplained(self) -> None:
+        for path in () if self._overwrite else (self._layout.output, self._layout.part):
+            info = self._lstat(path)
+            if info and info.st_size:
+                raise OutputError(
+                    f"{path} exists ({info.st_size} bytes) without a journal that explains it "
+                    f"({self._layout.journal}): move it away, or replace it with --overwrite"
+                )
+
+    def _create_data(self) -> None:
+        self._data = self._file(self._layout.part, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        self._data.cut(0)
+
+    def _check_header(self, header: Header) -> None:
+        remedy = "choose another output, or replace this one with --overwrite"
+        if header.format != FORMAT:
+            raise ConfigurationError(
+                f"{self._layout.journal} has format {header.format} (bulkfetch {header.version}), "
+                f"this version writes format {FORMAT}: finish it with the other, {remedy}"
+            )
+        old, new = header.fingerprint, self._run.fingerprint
+        changed = [
+            f"{name} {old.get(name)!r}, this run has {new.get(name)!r}"
+            for name in sorted({*old, *new})
+            if old.get(name) != new.get(name)
+        ]
+        if changed:
+            raise ConfigurationError(
+                f"{self._layout.output} was begun with {'; '.join(changed)}: {remedy}"
+            )
+
+    def _recover(self, header: Header) -> None:
+        ledger = self._ledger
+        place = locate(
+            self._layout,
+            part=self._lstat(self._layout.part) is not None,
+            output=self._lstat(self._layout.output) is not None,
+            started=ledger.end > 0,
+            complete=ledger.reopened or ledger.done is not None,
+            replaces=header.replaces,
+        )
+        self._published = place == "output"
+        if place == "new":
+            self._create_data()
+        else:
+            path = self._layout.output if self._published else self._layout.part
+            self._data = self._file(path, os.O_RDWR | os.O_APPEND)
+        self._keep_good_prefix()
+        self._journal.cut(self._ledger.size)
+        if not self._published:
+            self._data.cut(self._ledger.end)
+            self._data.sync()
+            self._journal.sync()
+            self._directory.sync()
+
+    def _keep_good_prefix(self) -> None:
+        while (bad := self._first_bad()) is not None:
+            if self._published:
+                raise OutputError(
+                    f"{self._layout.output} is not what its journal says, from byte "
+                    f"{self._start_of(bad)} on: look with `bulkfetch verify`; bring the file back, "
+                    "or fetch all again with --overwrite"
+                )
+            self._journal.cut(self._ledger.places[bad])
+            self._ledger = replay(self._journal.blocks())
+
+    def _first_bad(self) -> int | None:
+        self._digest = sha256()
+        answers = verified(self._ledger, self._data.read, self._digest.update)
+        bad = next((index for index, good in enumerate(answers) if not good), None)
+        if bad is None and self._published and self._data.size() != self._ledger.end:
+            return len(self._ledger.ends)
+        return bad
+
+    def _start_of(self, commit: int) -> int:
+        return self._ledger.ends[commit - 1] if commit else 0
+
+    # Writing
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        if not self._live:
+            raise OutputError(
+                f"{self._layout.output} is closed, or was given up after an error: "
+                "run the same command again to go on"
+            )
+        try:
+            yield
+        except BaseException:
+            self._live = False
+            raise
+
+    def _go_on(self) -> None:
+        """Take an output of an earlier run up again; a finished one goes back to its first name."""
+        if self._writing:
+            return
+        run_id, now = self._run.run, self._clock()
+        self._journal.append(encode(Resume(run_id, now)))
+        if self._published:
+            # Synced first: from here on a file at the final name is known to be unfinished.
+            self._journal.sync()
+            self._remove(self._layout.manifest)
+            self._require_same(self._data, self._layout.output)
+            self._rename(self._layout.output, self._layout.part)
+            self._directory.sync()
+        self._ledger.done = None
+        self._ledger.runs.append(run_id)
+        self._published, self._writing = False, True
+
+    def _commit(self, outcomes: Sequence[Outcome]) -> None:
+        self._go_on()
+        fetched = [outcome for outcome in outcomes if isinstance(outcome, Fetched)]
+        failed = [FailedCourse.of(outcome) for outcome in outcomes if isinstance(outcome, Failed)]
+        courses = [
+            (course.course_id, len(course.rows), course.attempts, round(course.seconds, 3))
+            for course in fetched
+        ]
+        self._append_member(blocks(fetched), courses, failed)
+
+    def _append_member(
+        self,
+        blocks: Iterable[bytes],
+        courses: Sequence[Course],
+        failed: Sequence[FailedCourse],
+    ) -> None:
+        start = end = self._ledger.end
+        crc = 0
+        for data in self._codec(blocks):
+            self._data.append(data)
+            crc = zlib.crc32(data, crc)
+            self._digest.update(data)
+            end += len(data)
+        durable = self._durability != "none"
+        if durable and end > start:
+            self._data.sync_data()
+        self._journal.append(encode(Commit(start, end, crc, courses, failed, self._clock())))
+        if durable:
+            self._journal.sync_data()
+        self._ledger.end = end
+        self._ledger.count(courses, failed)
+
+    # Finishing
+
+    def _complete(self, done: Done) -> None:
+        self._go_on()
+        if not self._ledger.end:
+            # A compressed file without any member is no such file to the standard tools.
+            self._append_member([b""], [], [])
+        line = encode(done)
+        self._data.sync()
+        self._journal.append(line)
+        self._journal.sync()
+        self._ledger.done = done
+        self._writing = False
+
+    def _publish(self) -> None:
+        """Give the data their final name, with nothing of an older output left beside it."""
+        header = self._ledger.header
+        assert header
+        self._require_same(self._journal, self._layout.journal)
+        self._require_same(self._data, self._layout.part)
+        if not header.replaces and self._lstat(self._layout.output) is not None:
+            raise OutputError(
+                f"{self._layout.output} was made by another program during the run: move it away, "
+                "then run the same command again to publish this one"
+            )
+        # Synced before the rename: who finds the output finds nothing older beside it.
+        self._remove(self._layout.manifest)
+        self._write_failed()
+        self._directory.sync()
+        self._rename(self._layout.part, self._layout.output)
+        self._directory.sync()
+        self._published = True
+
+    def _require_same(self, file: _File, path: str) -> None:
+        there = self._lstat(path)
+        if there is None or not os.path.samestat(there, file.stat()):
+            raise OutputError(
+                f"{path} was removed or replaced by another program during the run: "
+                "nothing was published; run the same command again"
+            )
+
+    def _write_failed(self) -> None:
+        path, failed = self._layout.failed, self._ledger.failed.values()
+        if failed:
+            self._write_whole(path, b"".join([course.line() for course in failed]))
+        else:
+            self._remove(path)
+            self._remove(_temporary(path))
+
+    # System calls on names
+
+    def _file(self, path: str, flags: int) -> _File:
+        with failures(f"open {path}"):
+            file = _File(self._system, path, flags)
+        self._files.append(file)
+        return file
+
+    def _lstat(self, path: str) -> os.stat_result | None:
+        with failures(f"look at {path}"), suppress(FileNotFoundError):
+            return self._system.lstat(path)
+        return None
+
+    def _remove(self, path: str) -> None:
+        with failures(f"remove {path}"), suppress(FileNotFoundError):
+            self._system.unlink(path)
+
+    def _rename(self, source: str, target: str) -> None:
+        with failures(f"rename {source} to {target}"):
+            self._system.replace(source, target)
+
+    def _write_whole(self, path: str, data: bytes) -> None:
+        file = self._file(_temporary(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        file.cut(0)
+        file.append(data)
+        file.sync()
+        self._rename(file.path, path)
+        self._files.remove(file)
+        file.close()
+
+
+class _File:
+    """An open file that is read, appended to, cut and synced; every error names it."""
+
+    __slots__ = ("_system", "fd", "path")
+
+    def __init__(self, system: System, path: str, flags: int) -> None:
+        self._system = system
+        self.path = path
+        self.fd = system.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def append(self, data: bytes) -> None:
+        with failures(f"write {len(data)} bytes to {self.path}"):
+            write_all(self._system.write, self.fd, data)
+
+    def read(self, length: int, offset: int) -> bytes:
+        with failures(f"read {self.path}"):
+            return self._system.pread(self.fd, length, offset)
+
+    def blocks(self) -> Iterator[bytes]:
+        at = 0
+        while block := self.read(BLOCK, at):
+            at += len(block)
+            yield block
+
+    def stat(self) -> os.stat_result:
+        with failures(f"look at {self.path}"):
+            return self._system.fstat(self.fd)
+
+    def size(self) -> int:
+        return self.stat().st_size
+
+    def cut(self, size: int) -> None:
+        if self.size() != size:
+            with failures(f"cut {self.path} to {size} bytes"):
+                self._system.ftruncate(self.fd, size)
+
+    def sync_data(self) -> None:
+        with failures(f"sync {self.path}"):
+            self._system.fdatasync(self.fd)
+
+    def sync(self) -> None:
+        with failures(f"sync {self.path}"):
+            self._system.fsync(self.fd)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what matters was synced before
+            self._system.close(self.fd)
+
+
+def _temporary(path: str) -> str:
+    return f"{path}.tmp"

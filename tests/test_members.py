@@ -1,0 +1,82 @@
+"""From the rows of courses to the bytes of a file."""
+
+import gzip
+
+import pytest
+import zstandard
+
+from bulkfetch import _members
+from bulkfetch._members import blocks, codec, write_all
+from bulkfetch._model import Fetched
+from bulkfetch._rows import Spool
+
+
+def course(data):
+    spool = Spool()
+    spool.append(data, 1)
+    return Fetched("1", spool)
+
+
+def unpack(suffix, data):
+    if suffix == ".gz":
+        return gzip.decompress(data)
+    with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
+        return reader.read()
+
+
+def test_small_courses_are_joined(monkeypatch):
+    """Courses share a block up to its size; a larger one keeps its own."""
+    monkeypatch.setattr(_members, "_BLOCK", 10)
+    sizes = [4, 6, 1, 25, 3, 7, 7]
+    courses = [course(bytes([65 + at]) * size) for at, size in enumerate(sizes)]
+    joined = list(blocks(courses))
+    assert [len(block) for block in joined] == [10, 1, 25, 10, 7]
+    assert b"".join(joined) == b"".join(b"".join(each.rows.ndjson()) for each in courses)
+    assert list(blocks([])) == []
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_members_stand_alone(suffix):
+    """Each commit is a member of its own, the same bytes for the same rows, none without rows."""
+    pack = codec(f"out.ndjson{suffix}")
+    first, second = b"".join(pack([b"row\n" * 50, b"x\n"])), b"".join(pack([b"more\n"]))
+    assert b"".join(pack([b"row\n" * 50, b"x\n"])) == first
+    assert unpack(suffix, first) == b"row\n" * 50 + b"x\n"
+    assert unpack(suffix, first + second) == b"row\n" * 50 + b"x\nmore\n"
+    assert list(pack([])) == []
+    assert unpack(suffix, b"".join(pack([b""]))) == b""
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_members_are_streamed(suffix):
+    """Compressed bytes come out while rows still go in."""
+    fed = []
+
+    def rows():
+        for number in range(64):
+            fed.append(number)
+            yield bytes((number * 7919 + at * at) % 251 for at in range(20_000))
+
+    packed = iter(codec(f"x{suffix}")(rows()))
+    assert next(packed)
+    assert len(fed) < 64
+    packed.close()
+
+
+def test_plain_rows():
+    """Any other name leaves the rows as they are, empty blocks left out."""
+    assert list(codec("out.ndjson")([b"a", b"", b"b"])) == [b"a", b"b"]
+
+
+def test_write_all():
+    """Writes that take a little each are repeated until all is written."""
+    taken = []
+
+    def write(fd, data):
+        taken.append((fd, bytes(data[:3])))
+        return len(taken[-1][1])
+
+    write_all(write, 7, b"12345678")
+    assert taken == [(7, b"123"), (7, b"456"), (7, b"78")]
+    write_all(write, 7, b"")
+    assert len(taken) == 3

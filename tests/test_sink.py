@@ -1,0 +1,831 @@
+"""Every row exactly once, whatever is cut off: the sink on a fake disk, then on the real one."""
+
+import contextlib
+import errno
+import gzip
+import hashlib
+import os
+import random
+import shutil
+import stat
+import subprocess
+import sys
+from collections import Counter
+
+import orjson
+import pytest
+import zstandard
+from fake_os import FakeOS, Killed
+
+from bulkfetch._errors import (
+    ConfigurationError,
+    OutputError,
+    OutputLocked,
+    Refused,
+    Transient,
+)
+from bulkfetch._journal import FORMAT, Header, encode, frames, replay
+from bulkfetch._model import Failed, Fetched
+from bulkfetch._rows import Spool
+from bulkfetch._sink import JournaledFile
+
+OUT = "/d/out.ndjson"
+JOURNAL, PART = f"{OUT}.journal", f"{OUT}.part"
+FAILED, MANIFEST = f"{OUT}.failed.ndjson", f"{OUT}.manifest.json"
+FINGERPRINT = {"endpoint": "lms.example", "method": "GetContentItemFinalStatuses"}
+IDS = [f"c{number}" for number in range(11)]
+MORE = [f"d{number}" for number in range(4)]
+DURABILITIES = ("batch", "course", "none")
+ERRORS = (errno.EIO, errno.ENOSPC)
+
+
+def row(course_id, number):
+    return orjson.dumps({"contentItemId": course_id, "userId": f"u{number}"}) + b"\n"
+
+
+def rows_of(course_id):
+    # c0 has no rows, the others up to five.
+    return [row(course_id, number) for number in range(int(course_id[1:]) * 2 % 6)]
+
+
+def outcome_of(course_id, *, passing=True):
+    if course_id == "c4":
+        return Failed(course_id, Refused("unknown-content-item", "Unknown content item"))
+    if course_id == "c7" and passing:
+        return Failed(course_id, Transient("timeout", "no answer in 300 s"), attempts=6)
+    spool = Spool()
+    for line in rows_of(course_id):
+        spool.append(line, 1)
+    return Fetched(course_id, spool)
+
+
+def sink_on(system, *, path=OUT, run_id="r", durability="batch", overwrite=False, **options):
+    return JournaledFile(
+        path,
+        fingerprint=options.pop("fingerprint", FINGERPRINT),
+        run_id=run_id,
+        durability=durability,
+        overwrite=overwrite,
+        version="1.0",
+        system=system,
+        clock=lambda: 1_700_000_000.0,
+        **options,
+    )
+
+
+def run(system, ids=IDS, *, passing=True, acknowledged=None, **options):
+    """Do what the engine does: skip what is settled, commit in batches, finish."""
+    sink = sink_on(system, **options)
+    try:
+        ledger = sink.open()
+        todo = [course_id for course_id in ids if course_id not in ledger.settled]
+        for at in range(0, len(todo), 3):
+            batch = [outcome_of(course_id, passing=passing) for course_id in todo[at : at + 3]]
+            sink.commit(batch)
+            if acknowledged is not None:
+                acknowledged.update(outcome.course_id for outcome in batch)
+            sink.note({"done": at})
+        return sink.finish({"seconds": 1.5}, {"concurrency": 8})
+    finally:
+        sink.close()
+
+
+def run_until_fault(system, plan, ids=IDS, **options):
+    """Run against the plan; say whether it got to its end."""
+    system.restart(plan)
+    try:
+        run(system, ids, **options)
+    except (Killed, OutputError):
+        return False
+    finally:
+        system.restart()
+    return True
+
+
+def calls_of(system, ids=IDS, **options):
+    """Count the calls of a run that nothing disturbs."""
+    run(system, ids, **options)
+    return system.counts
+
+
+def check(system, ids=IDS, *, missing=("c4", "c7")):
+    """Each row once, and every companion says the same."""
+    expected = Counter(
+        line for course_id in ids if course_id not in missing for line in rows_of(course_id)
+    )
+    data = system.read(OUT)
+    assert Counter(data.splitlines(keepends=True)) == expected
+    manifest = orjson.loads(system.read(MANIFEST))
+    assert manifest["sha256"] == hashlib.sha256(data).hexdigest()
+    assert (manifest["rows"], manifest["bytes"]) == (expected.total(), len(data))
+    assert manifest["courses"]["fetched"] == len(ids) - len(missing)
+    failed = [orjson.loads(line)["contentItemId"] for line in system.read(FAILED).splitlines()]
+    assert sorted(failed) == sorted(missing)
+    assert set(system.names) == {OUT, JOURNAL, FAILED, MANIFEST}
+
+
+def finished(ids=IDS, **options):
+    system = FakeOS()
+    run(system, ids, **options)
+    system.restart()
+    return system
+
+
+def unfinished():
+    """Leave what a run leaves that is killed after committing most of its courses."""
+    system = FakeOS()
+    run_until_fault(system, {("write", 8): "kill"})
+    assert replay([system.read(JOURNAL)]).end == len(system.read(PART)) > 0
+    return system
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_a_whole_run(durability):
+    """An undisturbed run publishes each row once, with failed courses and manifest beside it."""
+    system = FakeOS()
+    manifest = run(system, durability=durability)
+    check(system)
+    assert manifest.courses == {"fetched": 9, "refused": 1, "failed": 1}
+    assert manifest.empty_courses == ("c0", "c3", "c6", "c9")
+    assert manifest.options == {"concurrency": 8}
+    assert orjson.loads(system.read(MANIFEST)) == orjson.loads(orjson.dumps(manifest))
+    assert orjson.loads(system.read(FAILED).splitlines()[1]) == {
+        "contentItemId": "c7",
+        "class": "timeout",
+        "message": "no answer in 300 s",
+        "attempts": 6,
+        "retry": True,
+    }
+
+
+def test_no_token_and_private_modes():
+    """Every file that holds data of people is made with mode 0600."""
+    system = finished()
+    assert {stat.S_IMODE(inode.mode) for inode in system.inodes.values()} == {0o600}
+
+
+def test_syncs_per_durability():
+    """`batch` syncs data and journal once a commit, `course` once a course, `none` not at all."""
+    courses = [outcome_of(course_id) for course_id in ("c1", "c2", "c5")]
+    for durability, syncs in (("batch", 2), ("course", 6), ("none", 0)):
+        system = FakeOS()
+        sink = sink_on(system, durability=durability)
+        sink.open()
+        before = system.counts["fdatasync"] + system.counts["fsync"]
+        sink.commit(courses)
+        assert system.counts["fdatasync"] + system.counts["fsync"] - before == syncs
+        sink.close()
+
+
+def test_data_before_journal():
+    """A commit writes and syncs data before the journal's line that speaks of them."""
+    system = FakeOS()
+    sink = sink_on(system)
+    sink.open()
+    system.plan = {("write", system.counts["write"] + 2): "kill"}
+    with pytest.raises(Killed):
+        sink.commit([outcome_of("c1")])
+    part = system.inodes[system.names[PART]]
+    assert part.disk == b"".join(rows_of("c1"))
+    assert replay([system.read(JOURNAL)]).end == 0
+
+
+def test_small_courses_share_a_write():
+    """A batch of small courses costs one write of data and one of the journal."""
+    system = FakeOS()
+    sink = sink_on(system)
+    sink.open()
+    before = system.counts["write"]
+    sink.commit([Fetched(str(number), outcome_of("c1").rows) for number in range(500)])
+    assert system.counts["write"] - before == 2
+    sink.close()
+
+
+def test_failures_alone_need_no_data():
+    """A commit of failed courses writes a frame and leaves the data alone."""
+    system = FakeOS()
+    sink = sink_on(system)
+    sink.open()
+    sink.commit([])
+    sink.commit([outcome_of("c4"), outcome_of("c7")])
+    sink.close()
+    assert system.read(PART) == b""
+    assert replay([system.read(JOURNAL)]).settled == {"c4"}
+    assert len(system.read(FAILED).splitlines()) == 2
+
+
+# Kills, errors and power cuts
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize("action", ["kill", "torn"])
+def test_killed_at_every_call(durability, action):
+    """A run killed at any call or within any write is completed by the next: each row once."""
+    for number in range(1, calls_of(FakeOS(), durability=durability)["any"] + 1):
+        system = FakeOS()
+        assert not run_until_fault(system, {("any", number): action}, durability=durability)
+        run(system, durability=durability)
+        check(system)
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize("error", ERRORS)
+def test_error_at_every_call(durability, error):
+    """An error of any call at any time ends the run as OutputError, and the next completes it."""
+    for name, count in calls_of(FakeOS(), durability=durability).items():
+        for number in range(1, count + 1):
+            system = FakeOS()
+            ended = run_until_fault(system, {(name, number): error}, durability=durability)
+            assert not ended or name in {"close", "any"}
+            run(system, durability=durability)
+            check(system)
+
+
+def test_short_write_at_every_write():
+    """A write that takes only half is followed by one for the rest."""
+    for number in range(1, calls_of(FakeOS())["write"] + 1):
+        system = FakeOS()
+        assert run_until_fault(system, {("write", number): "short"})
+        check(system)
+
+
+def lose_power_anywhere(seed, durability):
+    rng = random.Random(seed)
+    system = FakeOS()
+    calls = calls_of(FakeOS(), durability=durability)["any"]
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        acknowledged = set()
+        plan = {("any", rng.randint(1, calls)): rng.choice(("kill", "torn"))}
+        system.restart(plan)
+        with contextlib.suppress(Killed):
+            run(system, durability=durability, acknowledged=acknowledged)
+        system.lose_power(rng)
+        if durability != "none" and acknowledged:
+            ledger = replay([system.read(JOURNAL)])
+            assert acknowledged - ledger.settled <= {"c7"}
+    run(system, durability=durability)
+    check(system)
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_power_cuts(durability):
+    """Unsynced pages lost or torn at random: still each row once, and what was called safe is."""
+    for seed in range(150):
+        lose_power_anywhere(seed, durability)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_three_thousand_power_cuts(durability):
+    """The same for 3,000 cuts."""
+    for seed in range(1_000, 2_000):
+        lose_power_anywhere(seed, durability)
+
+
+def test_killed_twice_in_recovery():
+    """A kill during recovery, and one during the recovery from that, lose and double nothing."""
+    calls = calls_of(FakeOS())["any"]
+    for first in range(12, calls, 9):
+        for second in range(1, 40, 2):
+            system = FakeOS()
+            run_until_fault(system, {("any", first): "torn"})
+            run_until_fault(system, {("any", second): "kill"})
+            run_until_fault(system, {("any", second + 1): "torn"})
+            run(system)
+            check(system)
+
+
+def test_power_lost_in_recovery():
+    """Power that goes during a recovery, after an earlier cut, loses and doubles nothing."""
+    for seed in range(200):
+        rng = random.Random(seed)
+        system = FakeOS()
+        for limit in (60, 30, 30):
+            system.restart({("any", rng.randint(10, limit)): "torn"})
+            with contextlib.suppress(Killed):
+                run(system, durability="none")
+            system.lose_power(rng)
+        run(system)
+        check(system)
+
+
+# Taking a finished output up again
+
+
+def test_a_finished_output_is_left_alone():
+    """Opening, noting and finishing an output that is complete changes no byte of any file."""
+    system = finished()
+    before = system.snapshot()
+    sink = sink_on(system, run_id="later")
+    ledger = sink.open()
+    assert ledger.done
+    sink.note({"done": 1})
+    manifest = sink.finish({}, {})
+    sink.close()
+    assert system.snapshot() == before
+    assert system.counts["write"] == 0
+    assert orjson.loads(system.read(MANIFEST)) == orjson.loads(orjson.dumps(manifest))
+
+
+def test_more_courses_later():
+    """A later run with more ids appends them, publishes again and is named in the manifest."""
+    system = finished()
+    run(system, IDS + MORE, run_id="later", passing=False)
+    check(system, IDS + MORE, missing=("c4",))
+    assert orjson.loads(system.read(MANIFEST))["runs"] == ["r", "later"]
+
+
+def test_one_sink_may_finish_twice():
+    """A commit after finish opens the output again, in the same run too."""
+    system = FakeOS()
+    sink = sink_on(system)
+    sink.open()
+    sink.commit([outcome_of("c1")])
+    sink.finish({})
+    sink.commit([outcome_of("c4"), outcome_of("c7")])
+    assert OUT not in system.names
+    sink.finish({})
+    sink.close()
+    check(system, ["c1", "c4", "c7"])
+
+
+@pytest.mark.parametrize("action", ["kill", "torn"])
+def test_killed_while_reopening(action):
+    """A kill at any call of a run that extends a finished output is made good by the next run."""
+    options = {"run_id": "later", "passing": False}
+    calls = calls_of(finished(), IDS + MORE, **options)["any"]
+    for number in range(1, calls + 1):
+        system = finished()
+        assert not run_until_fault(system, {("any", number): action}, IDS + MORE, **options)
+        run_until_fault(system, {("any", number // 2 + 1): action}, IDS + MORE, **options)
+        run(system, IDS + MORE, **options)
+        check(system, IDS + MORE, missing=("c4",))
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_power_lost_while_reopening(durability):
+    """So is a power cut there; and the committed rows of the first run are never fetched again."""
+    options = {"run_id": "later", "passing": False, "durability": durability}
+    calls = calls_of(finished(), IDS + MORE, **options)["any"]
+    for seed in range(150):
+        rng = random.Random(seed)
+        system = finished()
+        system.restart({("any", rng.randint(1, calls)): "torn"})
+        with contextlib.suppress(Killed):
+            run(system, IDS + MORE, **options)
+        system.lose_power(rng)
+        assert len(replay([system.read(JOURNAL)]).settled) >= 10
+        run(system, IDS + MORE, **options)
+        check(system, IDS + MORE, missing=("c4",))
+
+
+def test_a_failed_course_is_fetched_later():
+    """A course that failed in passing is asked again, and then leaves the failed file."""
+    system = finished()
+    run(system, passing=False)
+    check(system, missing=("c4",))
+
+
+def test_nothing_failed_leaves_no_failed_file():
+    """When no course failed any more, the file of failed courses goes."""
+    system = finished(["c1", "c7"])
+    assert FAILED in system.names
+    run(system, ["c1", "c7"], passing=False)
+    assert FAILED not in system.names
+
+
+def test_stopped_early_lists_the_failed():
+    """A run that is closed before its end leaves the failed file and no output."""
+    system = FakeOS()
+    sink = sink_on(system)
+    sink.open()
+    sink.commit([outcome_of("c4"), outcome_of("c5")])
+    sink.close()
+    sink.close()
+    assert set(system.names) == {JOURNAL, PART, FAILED}
+    run(system)
+    check(system)
+
+
+# Overwriting
+
+
+@pytest.mark.parametrize("action", ["kill", "torn"])
+def test_killed_while_overwriting(action):
+    """Whenever an overwriting run is killed, the old output stands whole until the new one does."""
+    old = finished(MORE, run_id="old")
+    published = old.read(OUT)
+    calls = calls_of(old, run_id="new", overwrite=True)["any"]
+    check(old)
+    for number in range(1, calls + 1):
+        system = finished(MORE, run_id="old")
+        options = {"run_id": "new", "overwrite": True}
+        run_until_fault(system, {("any", number): action}, **options)
+        if system.read(OUT) != published:
+            assert replay([system.read(JOURNAL)]).done
+        header = replay([system.read(JOURNAL)]).header
+        if header is not None and header.run == "new":
+            options = {"run_id": "newer"}  # resumes without being told to overwrite
+        run(system, **options)
+        check(system)
+
+
+def test_power_lost_while_overwriting():
+    """A power cut in an overwriting run never mixes old rows with new ones."""
+    calls = calls_of(finished(MORE), overwrite=True)["any"]
+    for seed in range(300):
+        rng = random.Random(seed)
+        system = finished(MORE, run_id="old")
+        system.restart({("any", rng.randint(1, calls)): "torn"})
+        with contextlib.suppress(Killed):
+            run(system, run_id="new", overwrite=True, durability=rng.choice(DURABILITIES))
+        system.lose_power(rng)
+        header = replay([system.read(JOURNAL)]).header
+        resumes = header is not None and header.run == "new"
+        run(system, overwrite=not resumes)
+        check(system)
+
+
+def test_overwrite_keeps_the_locked_inode():
+    """Overwriting empties the journal in place, since the lock is on its inode."""
+    system = finished(MORE)
+    number = system.names[JOURNAL]
+    run(system, overwrite=True)
+    assert system.names[JOURNAL] == number
+
+
+# What is refused
+
+
+def explain(system, match, error=OutputError, **options):
+    before = system.snapshot()
+    with pytest.raises(error, match=match):
+        run(system, **options)
+    assert system.snapshot() == before
+    assert not system.fds
+
+
+@pytest.mark.parametrize("path", [OUT, PART])
+@pytest.mark.parametrize("journal", [None, b"", b"torn he"])
+def test_data_without_journal(path, journal):
+    """Data that no journal explains are refused untouched, and replaced only by --overwrite."""
+    system = FakeOS()
+    system.put(path, b"precious\n")
+    if journal is not None:
+        system.put(JOURNAL, journal)
+    explain(system, "--overwrite")
+    run(system, overwrite=True)
+    check(system)
+
+
+@pytest.mark.parametrize("path", [OUT, PART])
+def test_empty_files_are_no_data(path):
+    """An empty file in the place of the output is taken over."""
+    system = FakeOS()
+    system.put(path, b"")
+    assert not run_until_fault(system, {("any", 40): "kill"})
+    run(system)
+    check(system)
+
+
+def test_torn_header_is_begun_again():
+    """A journal whose header never got whole, with no data, is begun again."""
+    system = FakeOS()
+    system.put(JOURNAL, bytes(300))
+    run(system)
+    check(system)
+
+
+def test_a_large_foreign_journal():
+    """A file at the journal's name that was never a journal is not emptied."""
+    system = FakeOS()
+    system.put(JOURNAL, b"my diary\n" * 10_000)
+    explain(system, "no journal that can be read")
+
+
+def test_another_endpoint():
+    """An output begun with another endpoint is refused; both are named, with the remedy."""
+    other = {**FINGERPRINT, "endpoint": "other.example"}
+    explain(
+        finished(),
+        "endpoint 'lms.example', this run has 'other.example': .*--overwrite",
+        ConfigurationError,
+        fingerprint=other,
+    )
+
+
+def test_another_format():
+    """An output of another format is refused, whatever its journal holds beyond the header."""
+    system = FakeOS()
+    header = encode(Header("r", FINGERPRINT, 0.0, "9.0", format=FORMAT + 1))
+    system.put(JOURNAL, header + b"something new\n")
+    system.put(PART, b"rows")
+    explain(system, r"format 2 \(bulkfetch 9.0\)", ConfigurationError)
+
+
+def test_data_gone():
+    """A journal whose data were moved away is refused: what they were is not fetched in silence."""
+    for system in (finished(), unfinished()):
+        system.names.pop(OUT, None) or system.names.pop(PART)
+        explain(system, "bring them back")
+
+
+def test_output_made_by_another():
+    """A file that appears at the output's name while a run is unfinished is not overwritten."""
+    system = unfinished()
+    system.put(OUT, b"theirs\n")
+    explain(system, "move it away")
+    del system.names[OUT]
+    sink = sink_on(system)
+    sink.open()
+    system.put(OUT, b"theirs\n")
+    with pytest.raises(OutputError, match="made by another program"):
+        sink.finish({})
+    sink.close()
+    assert system.read(OUT) == b"theirs\n"
+    del system.names[OUT]
+    run(system)
+    check(system)
+
+
+@pytest.mark.parametrize("path", [JOURNAL, PART])
+def test_files_replaced_during_the_run(path):
+    """A run whose files were replaced by another program publishes nothing."""
+    system = FakeOS()
+    sink = sink_on(system)
+    sink.open()
+    system.put(path, b"")
+    with pytest.raises(OutputError, match="removed or replaced"):
+        sink.finish({})
+    assert OUT not in system.names
+
+
+@pytest.mark.parametrize("change", [b"", b"more\n", b"flip"])
+def test_published_file_changed(change):
+    """A published file that is not what its journal says is refused, never cut."""
+    system = finished()
+    data = system.read(OUT)
+    changed = b"X" + data[1:] if change == b"flip" else data + change if change else data[:-1]
+    system.put(OUT, changed)
+    explain(system, "is not what its journal says")
+
+
+def test_flipped_bits_of_unfinished_data():
+    """A flipped bit in unfinished data or their journal costs a fetch, never a wrong row."""
+    rng = random.Random(7)
+    for _ in range(60):
+        system = unfinished()
+        first = system.read(JOURNAL).index(b"\n") + 1
+        path, least = rng.choice([(PART, 0), (JOURNAL, first)])
+        system.flip(path, rng.randrange(8 * least, 8 * len(system.read(path))))
+        run(system)
+        check(system)
+
+
+def test_data_shorter_than_the_journal():
+    """Data cut at any byte are brought back to the last commit that is whole."""
+    system = unfinished()
+    whole, journal = system.read(PART), system.read(JOURNAL)
+    for size in range(len(whole)):
+        system = FakeOS()
+        system.put(JOURNAL, journal)
+        system.put(PART, whole[:size])
+        run(system)
+        check(system)
+
+
+# After an error
+
+
+def test_dead_after_an_error():
+    """After an error the sink writes nothing more: not the journal, not at close."""
+    system = FakeOS()
+    sink = sink_on(system)
+    sink.open()
+    sink.commit([outcome_of("c4")])
+    system.plan = {("fdatasync", system.counts["fdatasync"] + 1): errno.EIO}
+    with pytest.raises(OutputError, match=r"sync /d/out.ndjson.part: the disk reports an error"):
+        sink.commit([outcome_of("c5")])
+    writes, syncs = system.counts["write"], system.counts["fdatasync"]
+    for act in (lambda: sink.commit([outcome_of("c1")]), lambda: sink.note({})):
+        with pytest.raises(OutputError):
+            act()
+    with pytest.raises(OutputError, match="run the same command again"):
+        sink.finish({})
+    sink.close()
+    assert system.counts["write"] == writes
+    assert system.counts["fdatasync"] == syncs
+    assert not system.fds
+    assert not system.locks
+    run(system)
+    check(system)
+
+
+def test_rows_that_break_in_mid_commit():
+    """An error that comes out of the rows themselves also ends the sink, before any frame."""
+    system = FakeOS()
+    sink = sink_on(system)
+    sink.open()
+    closed = outcome_of("c5")
+    closed.rows.close()
+    with pytest.raises(ValueError, match="closed"):
+        sink.commit([outcome_of("c1"), closed])
+    sink.close()
+    system.restart()
+    run(system)
+    check(system)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errno.ENOSPC, r"write \d+ bytes to /d/out.ndjson.part: the disk is full: free some space"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permission denied"),
+        (errno.ENOLCK, "No locks available: set it right"),
+    ],
+)
+def test_words_for_errors(error, words):
+    """An error says what failed, on which file, and what to do."""
+    system = FakeOS()
+    sink = sink_on(system)
+    sink.open()
+    system.plan = {("write", system.counts["write"] + 1): error}
+    with pytest.raises(OutputError, match=words) as caught:
+        sink.commit([outcome_of("c5")])
+    assert caught.value.exit_code == 6
+    sink.close()
+
+
+def test_journal_grows_by_whole_frames():
+    """What a run journals reads back as its frames in their order."""
+    system = finished(["c1", "c4"])
+    run(system, ["c1", "c4", "c5"], run_id="later")
+    kinds = [type(frame).__name__ for frame in frames([system.read(JOURNAL)])]
+    assert kinds == ["Header", "Commit", "State", "Done", "Resume", "Commit", "State", "Done"]
+
+
+# On the real file system
+
+
+def real_run(path, ids=IDS, **options):
+    from bulkfetch._sink import POSIX
+
+    return run(POSIX, ids, path=path, **options)
+
+
+def test_real_files(tmp_path):
+    """On a real disk the run, its resumption and its files are what they are on the fake one."""
+    path = tmp_path / "out.ndjson"
+    before = os.umask(0)
+    try:
+        real_run(path)
+    finally:
+        os.umask(before)
+    manifest = real_run(path, IDS + MORE)
+    assert manifest.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted(
+        line for i in IDS + MORE if i not in {"c4", "c7"} for line in rows_of(i)
+    )
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert len(modes) == 4
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_compressed_members(tmp_path, suffix):
+    """Compressed outputs hold a member per commit, resume, and open with the standard tools."""
+    path = tmp_path / f"out.ndjson{suffix}"
+    with contextlib.closing(sink_on_real(path)) as sink:
+        sink.open()
+        sink.commit([outcome_of("c1"), outcome_of("c2")])
+        sink.commit([outcome_of("c3")])
+    with path.with_name(f"{path.name}.part").open("ab") as torn:
+        torn.write(b"half a member")
+    real_run(path)
+    expected = sorted(line for i in IDS if i not in {"c4", "c7"} for line in rows_of(i))
+    assert sorted(unpack(path).splitlines(keepends=True)) == expected
+    again = tmp_path / f"again.ndjson{suffix}"
+    with contextlib.closing(sink_on_real(again)) as sink:
+        sink.open()
+        sink.commit([outcome_of("c1"), outcome_of("c2")])
+        sink.finish({})
+    assert path.read_bytes().startswith(again.read_bytes())
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_nothing_at_all(tmp_path, suffix):
+    """An export without any row is an empty file that the standard tools accept."""
+    path = tmp_path / f"out.ndjson{suffix}"
+    manifest = real_run(path, ["c0", "c4"])
+    assert unpack(path) == b""
+    assert manifest.rows == 0
+    assert manifest.bytes == path.stat().st_size
+
+
+def sink_on_real(path):
+    return JournaledFile(path, fingerprint=FINGERPRINT, run_id="r")
+
+
+def unpack(path):
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        unpacked, tool = gzip.decompress(data), "gzip"
+    elif path.suffix == ".zst":
+        with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
+            unpacked, tool = reader.read(), "zstd"
+    else:
+        return data
+    if shutil.which(tool):
+        done = subprocess.run([tool, "-dc", path], capture_output=True, check=True)
+        assert done.stdout == unpacked
+    return unpacked
+
+
+HOLD = """
+import sys
+from bulkfetch._sink import JournaledFile
+JournaledFile(sys.argv[1], fingerprint={}, run_id="other").open()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_run_at_a_time(tmp_path):
+    """A second run leaves at once, and starts when the holder was killed."""
+    path = tmp_path / "out.ndjson"
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        sink = JournaledFile(path, fingerprint={}, run_id="r")
+        with pytest.raises(OutputLocked, match=r"another run holds .*out\.ndjson"):
+            sink.open()
+        holder.kill()
+        holder.wait(10)
+    sink = JournaledFile(path, fingerprint={}, run_id="r")
+    sink.open()
+    other = JournaledFile(path, fingerprint={}, run_id="r", overwrite=True)
+    with pytest.raises(OutputLocked):
+        other.open()
+    sink.commit([outcome_of("c1")])
+    assert sink.finish({}).rows == 2
+    sink.close()
+
+
+def make_folder(path):
+    path.mkdir()
+
+
+def make_link(path):
+    path.with_name("real").write_bytes(b"")
+    path.symlink_to("real")
+
+
+def make_dangling(path):
+    path.symlink_to("nowhere")
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (make_folder, "is a folder: name a file"),
+        (make_link, "is a symbolic link: name the file"),
+        (make_dangling, "is a symbolic link: name the file"),
+        (make_fifo, "is no regular file"),
+    ],
+)
+def test_targets(tmp_path, make, words):
+    """A target that is no plain file is refused in words, even when told to overwrite."""
+    path = tmp_path / "out.ndjson"
+    make(path)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=words):
+            real_run(path, overwrite=overwrite)
+
+
+def test_part_is_a_link(tmp_path):
+    """A link in the place of the data is not followed, even when told to overwrite."""
+    target = tmp_path / "precious"
+    target.write_bytes(b"precious")
+    (tmp_path / "out.ndjson.part").symlink_to(target)
+    with pytest.raises(OutputError, match=r"out\.ndjson\.part: it is a symbolic link"):
+        real_run(tmp_path / "out.ndjson", overwrite=True)
+    assert target.read_bytes() == b"precious"
+
+
+def test_no_such_folder(tmp_path):
+    """A missing folder is named, with the remedy."""
+    with pytest.raises(OutputError, match=r"nowhere/out.*create the folder first"):
+        real_run(tmp_path / "nowhere" / "out.ndjson")
+
+
+def test_name_too_long(tmp_path):
+    """A name without room for the companions is refused before the run, not at its end."""
+    with pytest.raises(OutputError, match="the name is too long"):
+        real_run(tmp_path / ("x" * 245))
+    assert not list(tmp_path.iterdir())
