@@ -1,12 +1,18 @@
-"""Servers to test against: a simulated LMS, and a raw one that tears its answers.
+"""What to test against: a simulated LMS, a raw server that tears its answers, a scripted transport.
 
-Public, for the tests of those who use this package too. Both listen on loopback and need nothing
-but this package.
+Public, for the tests of those who use this package too. The servers listen on loopback; nothing
+here needs more than this package.
 """
 
 from __future__ import annotations
 
 from bulkfetch.testing._raw import Answer, Exchange, RawRequest, RawServer, http_answer
+from bulkfetch.testing._scripted import (
+    Script,
+    ScriptedReply,
+    ScriptedRequest,
+    ScriptedTransport,
+)
 from bulkfetch.testing._server import Counters, SimulatedServer, serve
 from bulkfetch.testing._simulation import ExpectedRow, Simulation, expected_rows
 
@@ -17,6 +23,10 @@ __all__ = [
     "ExpectedRow",
     "RawRequest",
     "RawServer",
+    "Script",
+    "ScriptedReply",
+    "ScriptedRequest",
+    "ScriptedTransport",
     "SimulatedServer",
     "Simulation",
     "expected_rows",
