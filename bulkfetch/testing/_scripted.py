@@ -11,15 +11,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 from xml.sax.saxutils import unescape
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
-_XML = MappingProxyType({"Content-Type": "text/xml; charset=utf-8"})
+
+def _xml() -> dict[str, str]:
+    return {"Content-Type": "text/xml; charset=utf-8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class ScriptedReply:
     """
 
     status: int = 200
-    headers: Mapping[str, str] = _XML
+    headers: Mapping[str, str] = field(default_factory=_xml)
     pieces: Sequence[bytes] = ()
     error: Exception | None = None
     delay: float = 0.0
