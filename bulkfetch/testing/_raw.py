@@ -61,7 +61,7 @@ class Exchange:
         """Send these bytes, then reset the connection (RST)."""
         if data:
             await self.send(data)
-            await asyncio.sleep(_ARRIVAL)
+            await asyncio.sleep(ARRIVAL)
         reset_connection(self._writer.transport)
 
     async def stall(self, data: bytes = b"") -> None:
@@ -80,7 +80,7 @@ Answer: TypeAlias = bytes | Callable[[Exchange], bytes | Awaitable[bytes | None]
 """Bytes to send, or a function of the exchange: what it returns is sent."""
 
 _LARGEST_HEAD = 1 << 20
-_ARRIVAL = 0.01  # seconds for bytes to reach the client before a reset overtakes them
+ARRIVAL = 0.01  # seconds for bytes to reach the client before a reset overtakes them
 
 
 def reset_connection(transport: asyncio.WriteTransport) -> None:

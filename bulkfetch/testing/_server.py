@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from aiohttp import ClientError, web
 
 from bulkfetch._model import GET_CONTENT
-from bulkfetch.testing._raw import reset_connection
+from bulkfetch.testing._raw import ARRIVAL, reset_connection
 from bulkfetch.testing._simulation import (
     Simulation,
     catalogue,
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 SOAP_PATH = "/api/v2/soap/2.0"
 TOKEN_PATH = "/api/v3/token"  # noqa: S105 - a path
 _REMEMBERED_STARTS = 1_000_000
-_ARRIVAL = 0.01  # seconds for half a body to reach the client before the reset overtakes it
 
 
 @dataclass(slots=True)
@@ -66,7 +65,7 @@ class Counters:
     by_status: Counter[int] = field(default_factory=Counter)
     """Answers sent whole, by HTTP status."""
     by_course: Counter[str] = field(default_factory=Counter)
-    """Requests that reached a known course id, faults of the network not among them."""
+    """Requests for a known course id, torn answers included, 429 and 503 not."""
     injected: Counter[str] = field(default_factory=Counter)
     """Injected faults by kind; `rate-limit` counts what was over the rate."""
     started_at: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_STARTS))
@@ -266,7 +265,7 @@ class SimulatedServer:
             begun = body if isinstance(body, bytes) else b"".join(islice(body.pieces, 2))
             transport.write(torn_answer(fault, begun, gzip=_takes_gzip(request)))
         if fault == "reset-inside-body":
-            await asyncio.sleep(_ARRIVAL)
+            await asyncio.sleep(ARRIVAL)
         if fault.startswith("reset"):
             reset_connection(transport)
         else:
