@@ -314,8 +314,10 @@ def _began_again() -> CourseError:
     return Transient("malformed", "the response is not well-formed XML: an entity is not defined")
 
 
-def _malformed(error: etree.XMLSyntaxError) -> Transient:
+def _malformed(error: etree.XMLSyntaxError) -> Transient | Unreadable:
     reason = printable(error.msg or "no reason given", 120)
+    if error.code == etree.ErrorTypes.ERR_RESOURCE_LIMIT:  # bombs, depth, a text over 10 MB
+        return Unreadable("too-large", f"the response exceeds what is safe to parse: {reason}")
     if "ended" in reason or "Premature" in reason:
         return Transient("truncated", f"the response ends too soon: {reason}")
     return Transient("malformed", f"the response is not well-formed XML: {reason}")

@@ -177,7 +177,7 @@ def _nested(elements: Iterable[_Element]) -> dict[str, object]:
     values: dict[str, object] = {}
     for element in elements:
         name = _name(element)
-        value = _nested(element) if len(element) else element.text
+        value = _nested(element) if len(element) else element.text or None
         if name not in values:
             values[name] = value
         elif isinstance(earlier := values[name], list):
