@@ -189,6 +189,16 @@ def test_f56_missing_unknown_and_reordered_children(method, body, expected):
             "userId holds elements",
         ),
         (
+            "<userId>u</userId><status>s<b/></status><progress>1</progress>",
+            "nested-field",
+            "status holds elements",
+        ),
+        (
+            "<userId>u</userId><status>s</status><progress>1<b/></progress>",
+            "nested-field",
+            "progress holds elements",
+        ),
+        (
             "<userId>u</userId><status><status>s</status></status><progress>1</progress>",
             "nested-field",
             "status holds elements",
