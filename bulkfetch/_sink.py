@@ -8,6 +8,7 @@ sink is dead: it writes nothing more, for a failed fsync cannot be repeated. Blo
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -164,7 +165,7 @@ class JournaledFile:
             manifest = self._ledger.manifest(name, self._digest.hexdigest())
             if self._lstat(self._layout.manifest) is None:
                 self._write_whole(self._layout.manifest, encode_manifest(manifest))
-                self._directory.sync()
+                self._sync_names()
             return manifest
 
     def close(self) -> None:
@@ -182,7 +183,7 @@ class JournaledFile:
     def _open(self) -> None:
         self._check_target()
         self._take_lock()
-        self._directory = self._file(self._layout.directory, os.O_RDONLY | os.O_DIRECTORY)
+        self._directory = self._open_file(self._layout.directory, os.O_RDONLY | os.O_DIRECTORY)
         self._ledger = Ledger() if self._overwrite else replay(self._journal.blocks())
         if self._ledger.header is None:
             self._begin()
@@ -204,7 +205,7 @@ class JournaledFile:
             self._refuse_unexplained()
 
     def _take_lock(self) -> None:
-        self._journal = self._file(self._layout.journal, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        self._journal = self._file(self._layout.journal, os.O_RDWR | os.O_CREAT)
         try:
             with failures(f"lock {self._layout.journal}"):
                 self._system.flock(self._journal.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -234,7 +235,7 @@ class JournaledFile:
         header = Header(run.run, run.fingerprint, self._clock(), run.version, replaces)
         self._journal.append(encode(header))
         self._journal.sync()
-        self._directory.sync()
+        self._sync_names()
         self._ledger.header = header
         self._ledger.runs.append(run.run)
         self._writing = True
@@ -249,7 +250,7 @@ class JournaledFile:
                 )
 
     def _create_data(self) -> None:
-        self._data = self._file(self._layout.part, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        self._data = self._file(self._layout.part, os.O_RDWR | os.O_CREAT)
         self._data.cut(0)
 
     def _check_header(self, header: Header) -> None:
@@ -285,14 +286,14 @@ class JournaledFile:
             self._create_data()
         else:
             path = self._layout.output if self._published else self._layout.part
-            self._data = self._file(path, os.O_RDWR | os.O_APPEND)
+            self._data = self._file(path, os.O_RDWR)
         self._keep_good_prefix()
         self._journal.cut(self._ledger.size)
         if not self._published:
             self._data.cut(self._ledger.end)
             self._data.sync()
             self._journal.sync()
-            self._directory.sync()
+            self._sync_names()
 
     def _keep_good_prefix(self) -> None:
         while (bad := self._first_bad()) is not None:
@@ -338,12 +339,12 @@ class JournaledFile:
         run_id, now = self._run.run, self._clock()
         self._journal.append(encode(Resume(run_id, now)))
         if self._published:
-            # Synced first: from here on a file at the final name is known to be unfinished.
-            self._journal.sync()
-            self._remove(self._layout.manifest)
             self._require_same(self._data, self._layout.output)
+            # Synced first: a manifest is never there without the output that it describes.
+            self._remove(self._layout.manifest)
+            self._sync_names()
             self._rename(self._layout.output, self._layout.part)
-            self._directory.sync()
+            self._sync_names()
         self._ledger.done = None
         self._ledger.runs.append(run_id)
         self._published, self._writing = False, True
@@ -408,9 +409,9 @@ class JournaledFile:
         # Synced before the rename: who finds the output finds nothing older beside it.
         self._remove(self._layout.manifest)
         self._write_failed()
-        self._directory.sync()
+        self._sync_names()
         self._rename(self._layout.part, self._layout.output)
-        self._directory.sync()
+        self._sync_names()
         self._published = True
 
     def _require_same(self, file: _File, path: str) -> None:
@@ -432,6 +433,9 @@ class JournaledFile:
     # System calls on names
 
     def _file(self, path: str, flags: int) -> _File:
+        return self._open_file(path, flags | os.O_APPEND | os.O_NOFOLLOW)
+
+    def _open_file(self, path: str, flags: int) -> _File:
         with failures(f"open {path}"):
             file = _File(self._system, path, flags)
         self._files.append(file)
@@ -446,12 +450,20 @@ class JournaledFile:
         with failures(f"remove {path}"), suppress(FileNotFoundError):
             self._system.unlink(path)
 
+    def _sync_names(self) -> None:
+        try:
+            self._directory.sync()
+        except OutputError as error:
+            # Some network file systems have no such thing, and nothing better.
+            if getattr(error.__cause__, "errno", None) not in {errno.EINVAL, errno.ENOTSUP}:
+                raise
+
     def _rename(self, source: str, target: str) -> None:
         with failures(f"rename {source} to {target}"):
             self._system.replace(source, target)
 
     def _write_whole(self, path: str, data: bytes) -> None:
-        file = self._file(_temporary(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        file = self._file(_temporary(path), os.O_WRONLY | os.O_CREAT)
         file.cut(0)
         file.append(data)
         file.sync()
@@ -468,7 +480,7 @@ class _File:
     def __init__(self, system: System, path: str, flags: int) -> None:
         self._system = system
         self.path = path
-        self.fd = system.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self.fd = system.open(path, flags | os.O_CLOEXEC, 0o600)
 
     def append(self, data: bytes) -> None:
         with failures(f"write {len(data)} bytes to {self.path}"):

@@ -1,6 +1,7 @@
 """Every row exactly once, whatever is cut off: the sink on a fake disk, then on the real one."""
 
 import contextlib
+import copy
 import errno
 import gzip
 import hashlib
@@ -78,12 +79,15 @@ def run(system, ids=IDS, *, passing=True, acknowledged=None, **options):
     sink = sink_on(system, **options)
     try:
         ledger = sink.open()
+        if acknowledged is not None:
+            acknowledged.update(ledger.settled)
         todo = [course_id for course_id in ids if course_id not in ledger.settled]
         for at in range(0, len(todo), 3):
             batch = [outcome_of(course_id, passing=passing) for course_id in todo[at : at + 3]]
             sink.commit(batch)
             if acknowledged is not None:
                 acknowledged.update(outcome.course_id for outcome in batch)
+                acknowledged.discard("c7")  # failed in passing
             sink.note({"done": at})
         return sink.finish({"seconds": 1.5}, {"concurrency": 8})
     finally:
@@ -249,20 +253,37 @@ def test_short_write_at_every_write():
         check(system)
 
 
+def settled_on(system):
+    """Return what a next run would find settled."""
+    with contextlib.closing(sink_on(copy.deepcopy(system))) as sink:
+        return set(sink.open().settled)
+
+
+def check_manifest(system):
+    """A manifest is never there without the output that it describes."""
+    if MANIFEST in system.names:
+        told = orjson.loads(system.read(MANIFEST))
+        assert told["sha256"] == hashlib.sha256(system.read(OUT)).hexdigest()
+
+
 def lose_power_anywhere(seed, durability):
     rng = random.Random(seed)
     system = FakeOS()
     calls = calls_of(FakeOS(), durability=durability)["any"]
-    for _ in range(rng.choice((1, 1, 2, 3))):
+    safe = set()
+    for last in (False,) * rng.choice((0, 0, 1, 2)) + (True,):
+        # Earlier runs may be less careful, and be killed without a power cut.
+        chosen = durability if last else rng.choice(DURABILITIES)
         acknowledged = set()
-        plan = {("any", rng.randint(1, calls)): rng.choice(("kill", "torn"))}
-        system.restart(plan)
+        system.restart({("any", rng.randint(1, calls)): rng.choice(("kill", "torn"))})
         with contextlib.suppress(Killed):
-            run(system, durability=durability, acknowledged=acknowledged)
-        system.lose_power(rng)
-        if durability != "none" and acknowledged:
-            ledger = replay([system.read(JOURNAL)])
-            assert acknowledged - ledger.settled <= {"c7"}
+            run(system, durability=chosen, acknowledged=acknowledged)
+        safe |= acknowledged if chosen != "none" else set()
+        system.restart()
+        if last or rng.random() < 0.5:
+            system.lose_power(rng)
+        assert safe <= settled_on(system)
+        check_manifest(system)
     run(system, durability=durability)
     check(system)
 
@@ -272,6 +293,33 @@ def test_power_cuts(durability):
     """Unsynced pages lost or torn at random: still each row once, and what was called safe is."""
     for seed in range(150):
         lose_power_anywhere(seed, durability)
+
+
+class Unlucky:
+    """Chance at its worst: all that can be lost is lost."""
+
+    def choice(self, fates):
+        return "lost"
+
+    def random(self):
+        return 0.99
+
+
+def test_what_a_kill_left_is_made_safe():
+    """What a run finds settled when it begins is safe from then on, however it was written."""
+    calls = calls_of(FakeOS(), durability="none")["any"]
+    for first in range(1, calls + 1):
+        for second in range(20, 34):
+            system = FakeOS()
+            run_until_fault(system, {("any", first): "kill"}, durability="none")
+            settled = set()
+            system.restart({("any", second): "kill"})
+            with contextlib.suppress(Killed):
+                run(system, acknowledged=settled)
+            system.lose_power(Unlucky())
+            assert settled <= settled_on(system)
+            run(system)
+            check(system)
 
 
 @pytest.mark.slow
@@ -343,7 +391,7 @@ def test_one_sink_may_finish_twice():
     sink.commit([outcome_of("c1")])
     sink.finish({})
     sink.commit([outcome_of("c4"), outcome_of("c7")])
-    assert OUT not in system.names
+    assert set(system.names) == {JOURNAL, PART}
     sink.finish({})
     sink.close()
     check(system, ["c1", "c4", "c7"])
@@ -374,6 +422,7 @@ def test_power_lost_while_reopening(durability):
         with contextlib.suppress(Killed):
             run(system, IDS + MORE, **options)
         system.lose_power(rng)
+        check_manifest(system)
         assert len(replay([system.read(JOURNAL)]).settled) >= 10
         run(system, IDS + MORE, **options)
         check(system, IDS + MORE, missing=("c4",))
@@ -384,6 +433,43 @@ def test_a_failed_course_is_fetched_later():
     system = finished()
     run(system, passing=False)
     check(system, missing=("c4",))
+
+
+def test_finished_is_on_disk():
+    """When finish returns, no power cut takes anything of the output away."""
+    for seed in range(40):
+        system = finished()
+        system.lose_power(random.Random(seed))
+        check(system)
+
+
+def test_whoever_finishes_is_named():
+    """A run that only publishes what another committed is named in the manifest."""
+    system = unfinished()
+    run(system, IDS[:6], run_id="later")
+    assert orjson.loads(system.read(MANIFEST))["runs"] == ["r", "later"]
+
+
+def test_published_file_replaced_during_the_run():
+    """An output that another program replaces before it is extended is left to that program."""
+    system = finished()
+    sink = sink_on(system)
+    sink.open()
+    system.put(OUT, b"theirs\n")
+    with pytest.raises(OutputError, match="removed or replaced"):
+        sink.commit([outcome_of("c7", passing=False)])
+    sink.close()
+    assert system.read(OUT) == b"theirs\n"
+
+
+def test_killed_before_nothing_failed():
+    """A kill while the failed file is written leaves no piece of it once nothing failed."""
+    ids = ["c1", "c7"]
+    for number in range(1, calls_of(FakeOS(), ids)["any"] + 1):
+        system = FakeOS()
+        run_until_fault(system, {("any", number): "kill"}, ids)
+        run(system, ids, passing=False)
+        assert set(system.names) == {OUT, JOURNAL, MANIFEST}
 
 
 def test_nothing_failed_leaves_no_failed_file():
@@ -443,6 +529,23 @@ def test_power_lost_while_overwriting():
         header = replay([system.read(JOURNAL)]).header
         resumes = header is not None and header.run == "new"
         run(system, overwrite=not resumes)
+        check(system)
+
+
+def test_old_frames_never_meet_new_data():
+    """A power cut right at the start of an overwriting run leaves no mixture of two journals."""
+    for seed in range(600):
+        rng = random.Random(seed)
+        system = FakeOS()
+        system.put(OUT, b"older\n")
+        run(system, MORE, run_id="old", overwrite=True)
+        system.restart({("any", rng.randint(8, 24)): "kill"})
+        with contextlib.suppress(Killed):
+            run(system, run_id="new", overwrite=True)
+        system.lose_power(rng)
+        check_manifest(system)
+        header = replay([system.read(JOURNAL)]).header
+        run(system, run_id="new", overwrite=header is None or header.run == "old")
         check(system)
 
 
@@ -658,6 +761,15 @@ def test_words_for_errors(error, words):
     sink.close()
 
 
+@pytest.mark.parametrize(("error", "ended"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_folders_that_cannot_be_synced(error, ended):
+    """A file system that has no sync of folders is used all the same; one that fails is not."""
+    system = FakeOS()
+    assert run_until_fault(system, {("fsync", 3): error}) is ended
+    run(system)
+    check(system)
+
+
 def test_journal_grows_by_whole_frames():
     """What a run journals reads back as its frames in their order."""
     system = finished(["c1", "c4"])
@@ -816,6 +928,14 @@ def test_part_is_a_link(tmp_path):
     with pytest.raises(OutputError, match=r"out\.ndjson\.part: it is a symbolic link"):
         real_run(tmp_path / "out.ndjson", overwrite=True)
     assert target.read_bytes() == b"precious"
+
+
+def test_folder_is_a_link(tmp_path):
+    """A folder that is reached through a link is as good as any."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert real_run(tmp_path / "link" / "out.ndjson").rows
+    assert (tmp_path / "real" / "out.ndjson").exists()
 
 
 def test_no_such_folder(tmp_path):
