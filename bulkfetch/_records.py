@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
+from lxml import etree
 
 from bulkfetch._errors import Unreadable
 from bulkfetch._model import GET_FINAL_STATUSES
@@ -33,6 +34,31 @@ _MAX_REMEMBERED: Final = 20_000
 _DECIMAL = re.compile(r"[ \t\r\n]*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t\r\n]*")
 
 
+_COLUMNS_PAY: Final = 12
+"""From so many records on, gathering columns is faster than going through the records."""
+
+
+class _Shape:
+    """Tags and queries for records of one tag, so of one namespace, and fields of these names."""
+
+    def __init__(self, record: str, names: tuple[str, ...]) -> None:
+        namespace = record[: record.rfind("}") + 1]
+        self.record = record
+        self.tags = tuple(f"{namespace}{name}" for name in names)
+        uri = namespace[1:-1]
+        prefix, spaces = ("r:", {"r": uri}) if uri else ("", None)
+        self.columns = [_query(f"*/{prefix}{name}[1]/text()", spaces) for name in names]
+
+
+def _query(path: str, namespaces: dict[str, str] | None = None) -> Callable[[_Element], Any]:
+    query: Callable[[_Element], Any] = etree.XPath(path, namespaces=namespaces, smart_strings=False)
+    return query
+
+
+_CHILDREN: Final = _query("count(*/*)")
+_NODES: Final = _query("count(*/*/node())")
+
+
 class RowFormat:
     """How one method's records become NDJSON; made once per run, as it remembers common values.
 
@@ -45,6 +71,7 @@ class RowFormat:
         self._strings: dict[str, bytes] = {}
         self._decimals: dict[str, bytes] = {}
         self._names = tuple(field.name for field in method.fields)
+        self._shape = _Shape("", self._names)
 
     def encoder(self, value: str | None, stamp: str = "") -> Encode:
         """Return the function that encodes the records of the answer to one request.
@@ -63,43 +90,76 @@ class RowFormat:
         return b"".join([self._any_record(record, head, tail) for record in records])
 
     def _final_statuses(self, head: bytes, tail: bytes, records: list[_Element]) -> bytes:
-        # The documented shape, unrolled: 2.5 times as fast as the general way below.
-        rows: list[bytes] = []
-        dumps, string, decimal = orjson.dumps, self._string, self._decimal
-        known_strings, known_decimals = self._strings, self._decimals
-        user_tag = status_tag = progress_tag = ""
-        for record in records:
-            if len(record) == 3:
-                user, status, progress = record
-                if user.tag != user_tag:
-                    user_tag, status_tag, progress_tag = self._tags_like(record)
-                if (
-                    user.tag == user_tag
-                    and status.tag == status_tag
-                    and progress.tag == progress_tag
-                    and not (len(user) or len(status) or len(progress))
-                    and (user_text := user.text)
-                    and (status_text := status.text)
-                    and (progress_text := progress.text)
-                ):
-                    rows.append(
-                        b'%b"userId":%b,"status":%b,"progress":%b%b'
-                        % (
-                            head,
-                            dumps(user_text),
-                            known_strings.get(status_text) or string(status_text),
-                            known_decimals.get(progress_text) or decimal("progress", progress_text),
-                            tail,
-                        )
-                    )
-                    continue
-            rows.append(self._any_record(record, head, tail))
+        columns = self._columns(records) if len(records) >= _COLUMNS_PAY else None
+        if columns is None:
+            return b"".join([self._final_status(record, head, tail) for record in records])
+        rows = []
+        dumps, strings, decimals = orjson.dumps, self._strings, self._decimals
+        for user, status, progress in zip(*columns, strict=True):
+            rows.append(
+                b'%b"userId":%b,"status":%b,"progress":%b%b'
+                % (
+                    head,
+                    dumps(user),
+                    strings.get(status) or self._string(status),
+                    decimals.get(progress) or self._decimal("progress", progress),
+                    tail,
+                )
+            )
         return b"".join(rows)
 
-    def _tags_like(self, record: _Element) -> tuple[str, str, str]:
-        namespace = str(record.tag).rpartition("}")
-        user, status, progress = (f"{namespace[0]}{namespace[1]}{name}" for name in self._names)
-        return user, status, progress
+    def _columns(self, records: list[_Element]) -> list[list[str]] | None:
+        """Return the texts of each field if every record is just the three fields; else None.
+
+        XPath gathers them in C, 2.5 times as fast as a loop. They belong together if each record
+        has three children, all leaves of one text, and a first userId, status and progress with a
+        text: then it has each of them once. A record that is still being read may come last.
+        """
+        holder, count = records[0].getparent(), len(records)
+        if holder is None or holder[count - 1] is not records[-1] or len(holder) > count + 1:
+            return None
+        shape = self._shape_of(records[0])
+        children, nodes = _CHILDREN(holder), _NODES(holder)
+        unread: dict[str, bool] = {}
+        for unfinished in holder[count:]:
+            children -= len(unfinished)
+            for field in unfinished:
+                nodes -= len(field) + bool(field.text)
+                unread.setdefault(str(field.tag), bool(field.text))
+        if not children == nodes == 3 * count:
+            return None
+        columns = [column(holder) for column in shape.columns]
+        for texts, tag in zip(columns, shape.tags, strict=True):
+            if len(texts) != count + unread.get(tag, False):
+                return None
+            del texts[count:]
+        return columns
+
+    def _final_status(self, record: _Element, head: bytes, tail: bytes) -> bytes:
+        """Encode one record; unrolled, the documented shape takes 0.4 of the general way."""
+        if len(record) == 3:
+            user, status, progress = record
+            if (
+                (user.tag, status.tag, progress.tag) == self._shape_of(record).tags
+                and not (len(user) or len(status) or len(progress))
+                and (user_text := user.text)
+                and (status_text := status.text)
+                and (progress_text := progress.text)
+            ):
+                return b'%b"userId":%b,"status":%b,"progress":%b%b' % (
+                    head,
+                    orjson.dumps(user_text),
+                    self._strings.get(status_text) or self._string(status_text),
+                    self._decimals.get(progress_text) or self._decimal("progress", progress_text),
+                    tail,
+                )
+        return self._any_record(record, head, tail)
+
+    def _shape_of(self, record: _Element) -> _Shape:
+        tag = str(record.tag)
+        if self._shape.record != tag:
+            self._shape = _Shape(tag, self._names)
+        return self._shape
 
     def _any_record(self, record: _Element, head: bytes, tail: bytes) -> bytes:
         """Encode a record by the names of its children, in any order and any namespace."""
