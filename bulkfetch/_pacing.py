@@ -1,0 +1,441 @@
+"""When the next request may start, and how many may be under way: arithmetic on a given `now`.
+
+Nothing here reads a clock, sleeps or knows asyncio, so that every rule can be tested by table and
+by property. Each class holds one rule; the limiter puts them together. `now` is any clock in
+seconds; one that steps back costs a little pace or patience, never a burst and never a long stop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Breaker", "Hold", "LearnedRate", "Pace", "RetryBudget", "Window", "retry_pause"]
+
+
+class Pace:
+    """Start times at least `1 / rate` seconds apart; idle time is not saved up for a burst.
+
+    `rate` may change between starts; infinity paces nothing.
+    """
+
+    __slots__ = ("_next", "_seen", "rate")
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._next = self._seen = -inf
+
+    def next_start(self, now: float, *, after: float = -inf) -> float:
+        """Reserve the next start: not before `now`, nor before `after`."""
+        if now < self._seen:  # the clock stepped back: take the reservations along
+            self._next -= self._seen - now
+        self._seen = now
+        start = max(now, after, self._next)
+        self._next = start + 1 / self.rate
+        return start
+
+    def restart(self, now: float) -> None:
+        """Give all reservations after `now` back; those who held one must reserve anew."""
+        self._next = min(self._next, now + 1 / self.rate)
+
+
+class Hold:
+    """Until when the whole host is left alone; what waited for its end starts spread out.
+
+    No hold is longer than `longest` seconds, whatever the server asks for.
+    """
+
+    __slots__ = ("_longest", "_spread", "_spread_until", "_until")
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._until = self._spread_until = -inf
+        self._spread = Pace(inf)
+
+    def extend(self, now: float, seconds: float, *, crowd: int, within: float = 1.0) -> bool:
+        """Hold for `seconds` from now; false when a longer hold is in force already.
+
+        The first `crowd` starts afterwards are spread over `within` seconds, at most one.
+        Anything but a positive number of seconds holds nothing.
+        """
+        length = min(seconds, self._longest)
+        if not length > self.left(now):
+            return False
+        spread = min(1.0, within)
+        self._until = now + length
+        self._spread_until = self._until + spread
+        self._spread = Pace(crowd / spread)
+        return True
+
+    def left(self, now: float) -> float:
+        """Return how many seconds of the hold are left."""
+        if self._until - now > self._longest:  # the clock stepped back
+            self._spread_until += now + self._longest - self._until
+            self._until = now + self._longest
+        return max(0.0, self._until - now)
+
+    def over(self, now: float) -> bool:
+        """Whether neither the hold nor the spread after it is in force."""
+        return not self.left(now) and now >= self._spread_until
+
+    def next_start(self, now: float) -> float:
+        """Reserve the earliest start that the hold allows."""
+        if self.over(now):
+            return now
+        return self._spread.next_start(now, after=self._until)
+
+
+_FIRST_LIMIT = 4
+_SLOWER = 1.4  # an answer that takes this much longer than the fastest round ...
+_SLOWER_BY = 0.025  # ... and these seconds more is suspicious; a busy client alone stays below
+_LESS = 0.7  # the share of the window that a trial keeps
+_AS_GOOD = 0.92  # a trial that keeps this share of the throughput has cost nothing
+_TRIAL_ROUNDS = 4
+_REST_ROUNDS = 100  # after a trial that cost throughput: its price stays under 1 %
+_STAY_ROUNDS = 30  # after one that cost nothing, before the window climbs again
+
+
+class Window:
+    """How many requests may be under way: from 4 up to `ceiling`, fewer while the server strains.
+
+    It counts in rounds: as many answers as may be under way, so about one round trip. Until the
+    first sign of strain each round of successes doubles the limit, from then on adds one. Strain
+    takes it down by x0.5 to x0.9, the more the larger the share of strained answers, at most once
+    in a round trip.
+
+    Slow answers alone prove nothing: the course may be large, the network far, this process busy.
+    So they start a trial: the throughput is measured, then measured again with x0.7 of the
+    window. Only if it is as good the shorter window stays; otherwise the old one comes back and
+    the slower answers are what is normal from now on.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_ceiling",
+        "_cut_at",
+        "_decide",
+        "_flow",
+        "_full",
+        "_left",
+        "_lowest",
+        "_rest",
+        "_seconds",
+        "_since",
+        "_smooth",
+        "_stay",
+        "_steep",
+        "_strains",
+        "limit",
+    )
+
+    def __init__(self, ceiling: int) -> None:
+        self._ceiling = ceiling
+        self.limit = min(_FIRST_LIMIT, ceiling)
+        self._steep = True
+        self._cut_at = -inf
+        self._lowest = inf
+        self._smooth = 0.0
+        self._rest = self._stay = 0
+        self._full, self._flow = self.limit, 0.0
+        self._begin(self._end_round, self.limit, 0.0)
+
+    def succeeded(self, now: float, seconds: float) -> None:
+        """Count one good answer that took `seconds`."""
+        self._seconds += seconds
+        self._left -= 1
+        if self._left <= 0:
+            self._decide(now)
+
+    def strained(self, now: float) -> None:
+        """Count one sign of overload: a refusal for load, a timeout."""
+        self._strains += 1
+        if 0 <= now - self._cut_at < (self._smooth or 0.1):
+            return  # what was under way at the last cut still comes in
+        answered = self._answers - self._left
+        share = self._strains / (self._strains + answered)
+        self._cut_at = now
+        self._steep = False
+        self.limit = max(1, int(self.limit * (0.9 - 0.4 * share)))
+        self._begin(self._end_round, self.limit, now)
+
+    @property
+    def round_trip(self) -> float | None:
+        """How many seconds a good answer takes these days; None until there was one."""
+        return self._smooth or None
+
+    def _begin(self, decide: Callable[[float], None], answers: int, now: float) -> None:
+        self._decide, self._answers, self._left, self._since = decide, answers, answers, now
+        self._seconds, self._strains = 0.0, 0
+
+    def _end_round(self, now: float) -> None:
+        mean = self._seconds / self._answers
+        self._smooth = (self._smooth + mean) / 2 if self._smooth else mean
+        self._lowest = min(self._lowest, self._smooth)
+        self._rest -= 1
+        self._stay -= 1
+        if self._suspicious():
+            self._steep = False
+            self._begin(self._end_full, _TRIAL_ROUNDS * self.limit, now)
+            return
+        if not self._strains and self._stay <= 0:
+            self.limit = min(self._ceiling, self.limit * 2 if self._steep else self.limit + 1)
+        self._begin(self._end_round, self.limit, now)
+
+    def _suspicious(self) -> bool:
+        slow = self._smooth > _SLOWER * self._lowest + _SLOWER_BY
+        return slow and self._rest <= 0 and self.limit > 2
+
+    def _end_full(self, now: float) -> None:
+        self._flow = self._measured(now)
+        self._full = self.limit
+        self.limit = max(1, int(self.limit * _LESS))
+        self._begin(self._end_settling, self._full, now)
+
+    def _end_settling(self, now: float) -> None:
+        self._begin(self._end_trial, _TRIAL_ROUNDS * self.limit, now)
+
+    def _end_trial(self, now: float) -> None:
+        self._smooth = self._seconds / self._answers
+        if self._measured(now) < _AS_GOOD * self._flow:
+            self.limit = self._full
+            self._lowest = self._smooth
+            self._rest = _REST_ROUNDS
+        else:
+            self._stay = _STAY_ROUNDS
+        self._begin(self._end_round, self.limit, now)
+
+    def _measured(self, now: float) -> float:
+        return self._answers / max(now - self._since, 1e-6)
+
+
+_SPAN = 2.0  # seconds over which accepted requests are counted
+_ENOUGH = 0.25  # less than this many seconds says nothing about a rate
+_NOISE = (
+    0.04  # a smaller share of refusals is no reason to go slower for seconds; nor is a lone one
+)
+_PERIOD = 12.0, 60.0  # seconds from a cut to the next probe, at least and at most
+_PERIOD_REQUESTS = 300  # and between these bounds as long as so many requests take
+_LEAST_RATE = 1.0
+_PROBE_BELOW = 0.98  # the share of the accepted rate at which the climb rests
+_LONGEST_PATIENCE = 16.0  # seconds between cuts while they do not help
+
+
+class LearnedRate:
+    """The server's own limit of requests per second, as its refusals tell it.
+
+    Fewer requests at once do not keep a fast server's limit per second, so refusals also set a
+    rate: a little less than what was accepted. It climbs back to just under that rate, stays
+    there, then rises ever faster until the next refusal (the curve is TCP CUBIC's, RFC 9438), so
+    that a probe costs few refusals and recovery is quick. A further cut soon after the last one
+    comes ever later: set by what was accepted, one cut is enough if the rate is the trouble.
+    Refusals of everything are an outage and teach nothing; limits of less than one request a
+    second are left to Retry-After.
+    """
+
+    __slots__ = (
+        "_before",
+        "_cut_at",
+        "_good",
+        "_level",
+        "_patience",
+        "_peak",
+        "_refused",
+        "_since",
+    )
+
+    def __init__(self) -> None:
+        self._level = self._peak = 0.0
+        self._cut_at = self._since = -inf
+        self._patience = 1.0
+        self._good = self._refused = 0
+        self._before = (0, 0, 0.0)
+
+    def rate(self, now: float) -> float:
+        """Return the requests per second to keep to now; infinity as long as none is known."""
+        if not self._level:
+            return inf
+        period = self._period()
+        done = max(0.0, now - self._cut_at) / period - 1
+        if done >= 1:  # nine times what was once refused: that limit is no more
+            self._level = 0.0
+            return inf
+        return self._level * (1 + (0.08 if done < 0 else 8.0) * done**3)
+
+    def succeeded(self, now: float) -> None:
+        """Count one accepted request."""
+        self._good += 1
+        if now - self._since >= _SPAN:
+            self._end_span(now, now)
+
+    def strained(self, now: float) -> bool:
+        """Count one refused request; true when the rate was cut for it."""
+        self._refused += 1
+        good, refused, seconds = self._recent(now)
+        waited = now - self._cut_at
+        if not good or seconds < _ENOUGH or waited < self._patience:
+            return False
+        if refused < max(2, _NOISE * (good + refused)):
+            return False
+        change = 2.0 if waited < self._period() else 0.5
+        self._patience = min(_LONGEST_PATIENCE, max(1.0, self._patience * change))
+        newest = now - self._since  # while the rate climbs, the mean lags behind it
+        accepted = max(good / seconds, self._good / newest if newest >= _SPAN / 2 else 0.0)
+        self._cut(now, accepted)
+        return True
+
+    def held(self, now: float, until: float, *, asked: bool) -> None:
+        """Leave the time from `now` to `until`, in which nothing starts, out of all counts.
+
+        When the server `asked` for the pause, that alone is worth a cut: with each pause at stake
+        the rate should soon be right. The sooner the pause came, the further off the rate was.
+        """
+        good, _, seconds = self._recent(now)
+        if asked and good and now >= self._since:
+            accepted = good / max(seconds, _ENOUGH / 4)
+            self._cut(now, accepted if seconds >= 1 else 0.7 * min(accepted, self.rate(now)))
+        if now >= self._since:
+            self._end_span(now, until)
+        self._since = max(self._since, until)
+        self._cut_at = max(self._cut_at, until)
+
+    def _cut(self, now: float, accepted: float) -> None:
+        known = self.rate(now)
+        least = 0.5 * (self._peak if known == inf else known)  # a quiet moment is not a limit
+        self._level = _PROBE_BELOW * max(min(accepted, known), least, _LEAST_RATE)
+        self._cut_at = now
+        self._end_span(now, now)
+        self._before = (0, 0, 0.0)
+
+    def _period(self) -> float:
+        shortest, longest = _PERIOD
+        return max(shortest, min(longest, _PERIOD_REQUESTS / self._level)) if self._level else 0.0
+
+    def _recent(self, now: float) -> tuple[int, int, float]:
+        good, refused, seconds = self._before
+        return good + self._good, refused + self._refused, seconds + max(0.0, now - self._since)
+
+    def _end_span(self, now: float, start: float) -> None:
+        seconds = now - self._since if self._since > -inf else 0.0
+        self._before = self._good, self._refused, max(0.0, seconds)
+        if seconds >= _SPAN:
+            self._peak = max(self._peak, self._good / seconds)
+        self._since = start
+        self._good = self._refused = 0
+
+
+class RetryBudget:
+    """Retries as a share of all requests within the last `window` seconds, plus a `minimum`.
+
+    A retry beyond it waits; none is dropped. One that was allowed counts from then on, also
+    while it waits out its pause.
+    """
+
+    __slots__ = ("_allowed", "_marks", "_minimum", "_share", "_window")
+
+    def __init__(self, share: float, minimum: int = 100, *, window: float = 10.0) -> None:
+        self._share = share
+        self._minimum = minimum
+        self._window = window
+        self._allowed: deque[float] = deque()
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def take(self, now: float, *, requests: int) -> float:
+        """Take one retry and return 0, or return the seconds after which one is free at the latest.
+
+        `requests` is the number of all requests started so far. It is noted at each call only, so
+        that requests cost nothing; the count of the window may therefore be too low, never too
+        high.
+        """
+        self._forget(now)
+        if not self._marks or now - self._marks[-1][0] >= self._window / 20:
+            self._marks.append((now, requests))
+        recent = requests - self._marks[0][1]
+        if len(self._allowed) < self._minimum + int(self._share * recent):
+            self._allowed.append(now)
+            return 0.0
+        return self._allowed[0] + self._window - now if self._allowed else self._window
+
+    def _forget(self, now: float) -> None:
+        if self._marks and self._marks[-1][0] > now:  # the clock stepped back
+            self._marks.clear()
+            self._allowed = deque([now] * len(self._allowed))
+        while self._marks and self._marks[0][0] <= now - self._window:
+            self._marks.popleft()
+        while self._allowed and self._allowed[0] <= now - self._window:
+            self._allowed.popleft()
+
+
+class Breaker:
+    """Opens when the server fails for everybody: `limit` requests failed in a row; 0 never opens.
+
+    A server that has answered in this run gets `patience` seconds from the first of these
+    failures; meanwhile it is only probed, after pauses that double from one second to thirty.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_limit",
+        "_patience",
+        "_pause",
+        "_probe_at",
+        "_since",
+        "in_a_row",
+        "open",
+    )
+
+    def __init__(self, limit: int, patience: float = 60.0) -> None:
+        self._limit = limit
+        self._patience = patience
+        self._answered = False
+        self._since = self._probe_at = -inf
+        self._pause = 1.0
+        self.in_a_row = 0
+        self.open = False
+
+    def failed(self, now: float) -> float:
+        """Count a request that failed for a passing reason; return how long to leave the server."""
+        self.in_a_row += 1
+        if self.in_a_row == 1:
+            self._since, self._probe_at, self._pause = now, -inf, 1.0
+        if not 0 < self._limit <= self.in_a_row:
+            return 0.0
+        if not self._answered or now - self._since >= self._patience:
+            self.open = True
+            return 0.0
+        if now < self._probe_at:
+            return 0.0  # begun before the pause
+        pause, self._pause = self._pause, min(30.0, self._pause * 2)
+        self._probe_at = now + pause
+        return pause
+
+    def answered(self) -> None:
+        """Note a request that the server answered, be it with a refusal."""
+        self._answered = True
+        self.in_a_row = 0
+
+
+def retry_pause(
+    attempt: int,
+    *,
+    backoff: float,
+    max_backoff: float,
+    random: Callable[[], float],
+    retry_after: float | None = None,
+    max_retry_after: float = 300.0,
+    overload: bool = False,
+) -> float:
+    """Return the seconds to wait after try number `attempt` (from 1) failed.
+
+    Ordinary failures wait a random time below `backoff`, doubled with each try (full jitter). An
+    overloaded server is given at least half of that, and any server the time it asks for, up to
+    `max_retry_after`. `random` returns numbers from 0 to 1.
+    """
+    longest = min(max_backoff, backoff * 2.0 ** min(attempt - 1, 60))
+    jitter = longest * random()
+    if retry_after is not None and retry_after > 0:
+        return min(retry_after, max_retry_after) + jitter
+    return (longest + jitter) / 2 if overload else jitter
