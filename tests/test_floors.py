@@ -35,6 +35,7 @@ FLOORS = (
     {"_export"},
     # 4, people
     {"_progress", "_report", "testing"},
+    {"_bench"},
     {"__init__"},
     {"cli"},
     {"__main__"},

@@ -318,7 +318,14 @@ MAKES = st.builds(
         lambda prefix: Make(**{**vars(make), "children": prefix})
     )
 )
-DOCUMENTS = st.tuples(MAKES, st.lists(any_record(), max_size=5))
+DOCUMENTS = st.tuples(
+    MAKES,
+    st.builds(
+        lambda items, times: items * times,
+        st.lists(any_record(), max_size=5),
+        st.sampled_from([1, 1, 1, 9]),
+    ),
+)
 
 
 @given(DOCUMENTS, st.data())

@@ -6,7 +6,7 @@ import json
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -291,16 +291,16 @@ SHAPES = st.one_of(
 )
 
 
-def build(shape):
-    record = etree.Element("status")
+def build(shape, namespace=""):
+    record = etree.Element(f"{namespace}status")
     for name, text in shape:
-        etree.SubElement(record, name).text = text
+        etree.SubElement(record, f"{namespace}{name}").text = text
     return record
 
 
-def outcome(encode, record):
+def outcome(encode, *records):
     try:
-        return encode([record])
+        return encode(list(records))
     except CourseError as error:
         return type(error), error.kind, error.message
 
@@ -314,6 +314,31 @@ def test_both_ways_say_the_same_of_any_record(shapes, remembered):
         general = RowFormat(NAMED_ALIKE).encoder("1")
         for shape in shapes:
             assert outcome(fast, build(shape)) == outcome(general, build(shape))
+
+
+USUAL_SHAPES = st.tuples(
+    st.tuples(st.just("userId"), TEXT.filter(bool)),
+    st.tuples(st.just("status"), st.sampled_from(["Passed", "Failed"]) | TEXT.filter(bool)),
+    st.tuples(st.just("progress"), NUMBERS),
+)
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(USUAL_SHAPES, max_size=30),
+    st.lists(st.tuples(st.integers(0, 30), SHAPES), max_size=2),
+    st.sampled_from(["", "{urn:a}"]),
+)
+def test_both_ways_say_the_same_of_any_list(shapes, odd, namespace):
+    """Many records at once, some of them unusual, the last one perhaps not taken yet."""
+    for place, shape in odd:
+        shapes.insert(place, shape)
+    holder = etree.Element(f"{namespace}statuses")
+    holder.extend([build(shape, namespace) for shape in shapes])
+    fast = RowFormat(GET_FINAL_STATUSES).encoder("1")
+    general = RowFormat(NAMED_ALIKE).encoder("1")
+    for taken in (list(holder), list(holder)[:-1]):
+        assert outcome(fast, *taken) == outcome(general, *taken)
 
 
 @given(TEXT.filter(bool), TEXT, st.decimals(0, 100, places=2))
