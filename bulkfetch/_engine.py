@@ -260,6 +260,9 @@ class Run:
 
     async def _rest(self, seconds: float) -> None:
         """Wait before a retry, while somebody else makes use of the place."""
+        me = asyncio.current_task()
+        if self._stopping and me is not None:
+            me.cancel()  # a retry is not "in flight": the next run makes it
         self._resting += 1
         most = self._options.concurrency * _RESTING_PER_WORKER
         if not self._stopping and self._resting <= most:

@@ -1,0 +1,767 @@
+"""Every fault of network, HTTP and SOAP, injected for real, byte by byte where it matters.
+
+Each test says how many requests the server saw, what came of the course, and that no row of a
+failed try appears. Torn answers come in two sizes: below and above what the parser takes in one
+go, since of the larger ones rows have been encoded by the time they break.
+"""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import os
+import resource
+import socket
+import ssl
+import zlib
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from answers import (
+    GOOD,
+    GZIPPED,
+    HEAD,
+    LARGE,
+    SMALL,
+    TAIL,
+    TOKEN,
+    TORN,
+    fault,
+    options,
+    run,
+    statuses,
+    users,
+)
+
+from bulkfetch import (
+    Hooks,
+    RunRefused,
+    ServerRefuses,
+    TemporarilyUnavailable,
+    Transient,
+    Unreadable,
+    export,
+    stream,
+)
+from bulkfetch._errors import StaleConnection
+from bulkfetch.testing import RawServer, SimulatedServer, Simulation, http_answer
+
+CERTIFICATE = Path(__file__).parent / "data" / "self_signed.pem"
+HTML = b"<!DOCTYPE html><html><head><title>Log in</title></head><body><form/></body></html>"
+OK = http_answer(statuses(GOOD))
+HEAD_OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml; charset=utf-8\r\n"
+CUT = "truncated|malformed"  # the latter when the cut is inside a tag
+MANY = [f"c{number}" for number in range(100)]
+
+either_size = pytest.mark.parametrize("size", [SMALL, LARGE])
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def halved(data):
+    return data[: len(data) // 2]
+
+
+def cut(data):
+    return lambda exchange: exchange.cut(data)
+
+
+def reset(data=b""):
+    return lambda exchange: exchange.reset(data)
+
+
+def stall(data=b""):
+    return lambda exchange: exchange.stall(data)
+
+
+def dribble(data):
+    return lambda exchange: exchange.dribble(data, seconds=0.02)
+
+
+def chunked(*chunks):
+    return (
+        HEAD_OK
+        + b"Transfer-Encoding: chunked\r\n\r\n"
+        + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    )
+
+
+async def passes(bad, kind, **changes):
+    """The bad answer once, then a whole one: all rows of that one, none of the first.
+
+    Where it depends on the moment which of several kinds is seen, `kind` names them all.
+    """
+    async with RawServer([bad, OK]) as server:
+        result = await run(endpoint=server.url, **changes)
+    assert result.error is None
+    assert result.rows == {"c1": GOOD}
+    assert len(server.requests) == 2
+    first, last = result.kinds
+    assert first in kind.split("|")
+    assert last is None
+    return result
+
+
+async def lasts(bad, kind, *, requests, verdict=Transient, **changes):
+    """The bad answer again and again: the course fails with this kind after so many requests."""
+    async with RawServer(bad) as server:
+        result = await run(endpoint=server.url, **changes)
+    assert result.error is None
+    assert result.rows == {}
+    assert [(type(error), error.kind) for error in result.failed.values()] == [(verdict, kind)]
+    assert result.kinds == [kind] * requests
+    assert len(server.requests) == requests
+    return result
+
+
+async def stops(bad, words, *, courses=100, verdict=ServerRefuses, **changes):
+    """The bad answer to everybody: the run stops after a handful of requests, in words."""
+    async with RawServer(bad) as server:
+        result = await run(MANY[:courses], server.url, refusals=5, concurrency=4, **changes)
+    assert type(result.error) is verdict
+    assert words in str(result.error)
+    assert result.rows == {}
+    assert 5 <= len(server.requests) <= 5 + 4
+    return result
+
+
+# Transport
+
+
+async def test_f01_refused_connections_open_the_breaker_and_the_next_run_mends_all(tmp_path):
+    """Nobody listening: exit 5 after about the breaker's count; later everything is there once."""
+    port, out = free_port(), tmp_path / "out.ndjson"
+    simulation = Simulation(courses=30)
+    attempts = []
+    async with SimulatedServer(simulation) as there:
+        ids, expected = there.course_ids, there.expected()
+    settings = options(f"http://127.0.0.1:{port}/api/v2/soap/2.0", token=simulation.token)
+    with pytest.raises(TemporarilyUnavailable, match=rf"no connection to 127.0.0.1:{port}") as end:
+        await export(ids, out, settings, hooks=Hooks(attempt=attempts.append))
+    assert end.value.exit_code == 5
+    assert 20 <= len(attempts) <= 20 + 8
+    assert {attempt.error.kind for attempt in attempts} == {"connect"}
+    assert not out.exists()
+    async with SimulatedServer(simulation, port=port) as server:
+        summary = await export(ids, out, settings)
+        assert server.counters.requests == 30
+    assert summary.output_courses == 30
+    lines = [json.loads(line) for line in out.read_bytes().splitlines()]
+    key = lambda row: (row["contentItemId"], row["userId"])  # noqa: E731 - used twice, here
+    assert sorted(lines, key=key) == sorted(
+        (row for rows in expected.values() for row in rows), key=key
+    )
+
+
+async def test_f02_an_unknown_host_is_named(monkeypatch):
+    """DNS knows no such host: a passing failure that names it."""
+
+    async def nowhere(*args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", nowhere)
+    result = await run(endpoint="https://lms.invalid/soap", retries=1)
+    assert result.kinds == ["dns", "dns"]
+    assert "lms.invalid" in result.failed["c1"].message
+    assert result.rows == {}
+
+
+async def test_f03_a_connection_that_is_never_accepted_ends_in_time():
+    """SYNs into the void: the connect timeout ends them, as a sign of overload."""
+    with socket.socket() as deaf, contextlib.ExitStack() as stack:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):  # the queue of a listener that accepts nobody fills up
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
+        result = await run(endpoint=url, retries=1, connect_timeout=0.2)
+    assert result.kinds == ["timeout", "timeout"]
+    assert result.failed["c1"].overload
+    assert "connect timeout" in result.failed["c1"].message
+    assert result.rows == {}
+
+
+async def close(*writers):
+    for writer in writers:
+        writer.close()
+    for writer in writers:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
+
+
+class TlsServer:
+    """Answers over TLS with the self-signed certificate; counts connections and requests.
+
+    A server does not tell of TLS handshakes that failed, so a plain one in front hands bytes on.
+    """
+
+    def __init__(self):
+        self.connections = self.requests = 0
+        self._open = 0
+        self._quiet = asyncio.Event()
+
+    async def __aenter__(self):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(CERTIFICATE)
+        self._front = await asyncio.start_server(self._hand_on, "127.0.0.1", 0)
+        self._back = await asyncio.start_server(self._answer, "127.0.0.1", 0, ssl=context)
+        self.url = f"https://127.0.0.1:{self._front.sockets[0].getsockname()[1]}/"
+        return self
+
+    async def __aexit__(self, *error):
+        if self._open:
+            await self._quiet.wait()
+        for server in (self._front, self._back):
+            server.close()
+            await server.wait_closed()
+
+    async def _hand_on(self, reader, writer):
+        self.connections += 1
+        self._open += 1
+        there, back = await asyncio.open_connection(*self._back.sockets[0].getsockname())
+
+        async def pump(source, target):
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(65536):
+                    target.write(data)
+            target.close()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pump(reader, back))
+            group.create_task(pump(there, writer))
+        await close(back, writer)
+        self._open -= 1
+        if not self._open:
+            self._quiet.set()
+
+    async def _answer(self, reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"</SOAP-ENV:Envelope>")
+            self.requests += 1
+            writer.write(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+        await close(writer)
+
+
+async def test_f04_an_untrusted_certificate_is_never_tried_again():
+    """One connection, no request, no retry: the course fails, and the message says what to do."""
+    async with TlsServer() as server:
+        result = await run(endpoint=server.url)
+    assert (server.connections, server.requests) == (1, 0)
+    assert result.kinds == ["certificate"]
+    assert type(result.failed["c1"]) is RunRefused
+    assert "--cacert" in result.failed["c1"].message
+
+
+async def test_f04_untrusted_certificates_stop_the_run():
+    """When all courses would meet the same certificate the run stops early, with exit 4."""
+    async with TlsServer() as server:
+        result = await run(MANY, server.url, concurrency=1)
+    assert type(result.error) is ServerRefuses
+    assert server.connections == 5
+
+
+async def test_f04_a_named_authority_is_trusted():
+    """With --cacert the same certificate does."""
+    async with TlsServer() as server:
+        result = await run(endpoint=server.url, cacert=CERTIFICATE)
+    assert result.rows == {"c1": GOOD}
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize("answer", [http_answer(b"", status="400 Bad Request"), b""])
+async def test_f05_tls_to_a_plain_port_ends_in_time(answer):
+    """A plain port answers a TLS greeting with nonsense or with nothing: it ends in time."""
+    left = asyncio.Event()
+
+    async def plain(reader, writer):
+        await reader.read(100)
+        writer.write(answer)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        await close(writer)
+        left.set()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        result = await run(endpoint=url, retries=0, connect_timeout=0.3)
+        await left.wait()
+    assert result.kinds == (["certificate"] if answer else ["timeout"])
+    assert result.rows == {}
+
+
+async def test_f06_reset_before_the_headers():
+    """A reset before the head is repeated at once, and once only, within one try."""
+    result = await passes(reset(), "disconnected")
+    assert result.outcomes[0].attempts == 1
+    result = await lasts(reset(), "disconnected", requests=6, retries=2, verdict=StaleConnection)
+    assert result.outcomes[0].attempts == 3
+
+
+@either_size
+async def test_f07_reset_inside_the_body(size):
+    """Rows that came before a reset are forgotten, encoded or not."""
+    await passes(reset(halved(http_answer(TORN[size]))), "disconnected|truncated")
+
+
+@pytest.mark.parametrize("end", [cut(b""), reset()], ids=["f08-closed", "f09-reset"])
+async def test_f08_f09_keep_alive_ended_at_its_reuse(end):
+    """A kept connection that dies as it is used again costs no try and no pause."""
+    async with RawServer([OK, end, OK]) as server:
+        result = await run(["c1", "c2"], server.url, concurrency=1, retries=0)
+    assert result.rows == {"c1": GOOD, "c2": GOOD}
+    assert [outcome.attempts for outcome in result.outcomes] == [1, 1]
+    assert [request.connection for request in server.requests] == [1, 1, 2]
+    assert result.kinds == [None, "disconnected", None]
+
+
+@either_size
+async def test_f10_cut_content_length(size):
+    """Fewer bytes than announced are no answer."""
+    await passes(cut(halved(http_answer(TORN[size]))), "truncated")
+
+
+@either_size
+async def test_f11_cut_between_chunks(size):
+    """A chunked body without its last chunk is no answer."""
+    await passes(cut(chunked(halved(TORN[size]))), "truncated")
+
+
+@either_size
+async def test_f12_cut_inside_a_chunk(size):
+    """Half a chunk is no answer."""
+    await passes(cut(chunked(TORN[size])[:-100]), "truncated")
+
+
+@either_size
+async def test_f13_cut_body_delimited_by_closing(size):
+    """Closing ends such a body in good order: only the missing end of the envelope tells."""
+    await passes(cut(HEAD_OK + b"Connection: close\r\n\r\n" + halved(TORN[size])), CUT)
+
+
+@either_size
+@pytest.mark.parametrize("missing", [1, 20, 300])
+async def test_f13_an_envelope_that_lacks_only_its_end(size, missing):
+    """All rows but not the closing tag, even by one byte, are no answer."""
+    await passes(http_answer(TORN[size][:-missing]), CUT)
+
+
+@either_size
+async def test_f14_gzip_cut_in_half(size):
+    """Half a gzip body within correct HTTP is no answer."""
+    body = halved(GZIPPED[size])
+    await passes(http_answer(body, headers=["Content-Encoding: gzip"]), CUT)
+
+
+@pytest.mark.parametrize("rows", [5, LARGE])
+async def test_f15_gzip_without_its_trailer(rows):
+    """The envelope is whole, so the rows count, though the gzip trailer is missing."""
+    expected = users("whole", rows)
+    body = gzip.compress(statuses(expected))[:-8]
+    async with RawServer(http_answer(body, headers=["Content-Encoding: gzip"])) as server:
+        result = await run(endpoint=server.url)
+    assert result.rows == {"c1": expected}
+    assert len(server.requests) == 1
+
+
+@either_size
+async def test_f16_gzip_with_a_wrong_checksum(size):
+    """What does not match its checksum is no answer, however well-formed."""
+    body = GZIPPED[size][:-8] + b"\0\0\0\0" + GZIPPED[size][-4:]
+    await passes(http_answer(body, headers=["Content-Encoding: gzip"]), "bad-gzip")
+
+
+@either_size
+async def test_f17_gzip_declared_but_not_there(size):
+    """Plain XML under Content-Encoding: gzip is no answer."""
+    await passes(http_answer(TORN[size], headers=["Content-Encoding: gzip"]), "bad-gzip")
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip"])
+async def test_f18_an_encoding_that_was_not_asked_for(encoding):
+    """It is refused unread: one request, no retry, no decompression."""
+    answer = http_answer(zlib.compress(TORN[LARGE]), headers=[f"Content-Encoding: {encoding}"])
+    result = await lasts(answer, "content-encoding", requests=1, verdict=Unreadable)
+    assert encoding.split(",")[0] in result.failed["c1"].message
+
+
+@either_size
+async def test_f19_a_stalled_body(size):
+    """A body that falls silent is given up after the read timeout."""
+    bad = stall(halved(http_answer(TORN[size])))
+    await passes(bad, "timeout", read_timeout=0.15)
+
+
+async def test_f20_one_byte_at_a_time(monkeypatch):
+    """A body that trickles never falls silent, and is given up for its speed."""
+    monkeypatch.setattr("bulkfetch._fetch._SLOW_AFTER", 0.1)
+    await passes(dribble(OK), "timeout", min_throughput=10_000)
+
+
+async def test_f20_slow_but_within_bounds(monkeypatch):
+    """A slow body above the minimum is waited for."""
+    monkeypatch.setattr("bulkfetch._fetch._SLOW_AFTER", 0.1)
+    body = statuses(GOOD)
+    head = http_answer(body)[: -len(body)]
+
+    async def slow(exchange):
+        await exchange.send(head + body[:-8])
+        await exchange.dribble(body[-8:], seconds=0.03)
+
+    async with RawServer(slow) as server:
+        result = await run(endpoint=server.url, min_throughput=100)
+    assert result.rows == {"c1": GOOD}
+    assert len(server.requests) == 1
+
+
+async def test_f21_slow_headers():
+    """A head that trickles in is given up after the timeout of the whole request."""
+    await passes(dribble(OK), "timeout", timeout=0.3)
+
+
+async def endless_headers(exchange):
+    await exchange.send(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        await exchange.send(b"X-Header: %b\r\n" % (b"a" * 1000))
+
+
+async def endless_header(exchange):
+    await exchange.send(b"HTTP/1.1 200 OK\r\nX-Header: ")
+    while True:
+        await exchange.send(b"a" * 1000)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        endless_headers,
+        endless_header,
+        OK.replace(b"\r\n\r\n", b"\r\n" + b"X: 1\r\n" * 100_000 + b"\r\n", 1),
+        b"\x00\xffwhat is this\r\n\r\n",
+        b"HTTP/1.1 two hundred\r\n\r\n",
+        OK.replace(b"\r\n\r\n", b"\r\nContent-Length: 7\r\n\r\n", 1),
+        OK.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n", 1),
+    ],
+    ids=[
+        "endless headers",
+        "endless header",
+        "100,000 headers",
+        "garbage",
+        "no status",
+        "two lengths",
+        "length and chunks",
+    ],
+)
+async def test_f22_what_is_not_http(bad):
+    """One retry, then the course has failed as "bad-http"."""
+    await lasts(bad, "bad-http", requests=2)
+    await passes(bad, "bad-http")
+
+
+async def test_f22_a_broken_chunk():
+    """A chunk whose size is no number breaks the body, not the run."""
+    bad = HEAD_OK + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n" + TORN[SMALL]
+    async with RawServer([bad, OK]) as server:
+        result = await run(endpoint=server.url)
+    assert result.rows == {"c1": GOOD}
+    assert result.kinds[0] in {"bad-http", "truncated"}
+    assert len(server.requests) == 2
+
+
+async def test_f23_extra_bytes_after_an_answer():
+    """What follows an answer uninvited harms neither it nor the next course."""
+    async with RawServer([OK + b"HTTP/1.1 200 OK\r\nContent-Le", OK]) as server:
+        result = await run(["c1", "c2"], server.url, concurrency=1)
+    assert result.rows == {"c1": GOOD, "c2": GOOD}
+    assert [outcome.attempts for outcome in result.outcomes] == [1, 1]
+    assert len(server.requests) <= 3
+
+
+async def test_f24_no_file_descriptors_left(monkeypatch):
+    """A shortage on this machine is waited out and spends no try."""
+    monkeypatch.setattr("bulkfetch._fetch._LOCAL_PAUSE", 0.01)
+    taken, attempts = [], []
+
+    def release(attempt):
+        attempts.append(attempt)
+        while taken and len(attempts) == 3:
+            os.close(taken.pop())
+
+    async with RawServer(OK) as server:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        try:
+            settings = options(server.url, retries=0)
+            async with stream(["c1"], settings, hooks=Hooks(attempt=release)) as outcomes:
+                with contextlib.suppress(OSError):
+                    while True:
+                        taken.append(os.open(os.devnull, os.O_RDONLY))
+                [outcome] = [outcome async for outcome in outcomes]
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [attempt.error and attempt.error.kind for attempt in attempts] == [*["local"] * 3, None]
+    assert (outcome.attempts, len(outcome.rows), len(server.requests)) == (1, 5, 1)
+
+
+# HTTP and SOAP
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
+async def test_f25_no_redirect_is_followed(status):
+    """The other server sees no connection, let alone the token; the run stops, naming the host."""
+    async with RawServer(OK) as other:
+        location = f"Location: {other.url}steal?{TOKEN}"
+        result = await stops(
+            http_answer(b"", status=status, headers=[location]), "redirects to http://127.0.0.1"
+        )
+        assert other.connections == 0
+    assert TOKEN not in str(result.error)
+
+
+async def test_f26_a_redirect_to_https_hints_at_the_endpoint():
+    """http:// redirected to https:// of the same path is not followed; the message says why."""
+    answer = http_answer(
+        b"", status="301 Moved Permanently", headers=["Location: https://127.0.0.1/"]
+    )
+    await stops(answer, "use https in the endpoint")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("401 Unauthorized", "does not accept the token"),
+        ("403 Forbidden", "answers HTTP 403"),
+        ("404 Not Found", "answers HTTP 404"),
+    ],
+)
+async def test_f27_refusals_by_status_stop_the_run(status, words):
+    """401, 403, 404 to everybody: no storm of requests, exit 4."""
+    result = await stops(http_answer(HTML, status=status, content_type="text/html"), words)
+    assert result.error.exit_code == 4
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+@pytest.mark.parametrize(
+    ("value", "pause"),
+    [
+        ("0.01", 0.0),
+        ("1", 0.05),
+        ("1000000000", 0.05),
+        (formatdate(4e9, usegmt=True), 0.05),
+        (formatdate(0, usegmt=True), 0.0),
+        ("-5", 0.0),
+        ("soon", 0.0),
+        ("", 0.0),
+    ],
+)
+async def test_f28_retry_after(value, pause, status):
+    """The pause is the server's, up to max_retry_after (0.05 s here); nonsense is none."""
+    waits = []
+    busy = http_answer(b"busy", status=status, headers=[f"Retry-After: {value}"])
+    async with (
+        RawServer([busy, OK]) as server,
+        stream(["c1"], options(server.url), hooks=Hooks(wait=waits.append)) as outcomes,
+    ):
+        [outcome] = [outcome async for outcome in outcomes]
+    assert [(wait.seconds, wait.cause) for wait in waits] == [(pause, f"http-{status[:3]}")]
+    assert (outcome.attempts, len(outcome.rows), len(server.requests)) == (2, 5, 2)
+
+
+async def test_f28_the_pause_is_the_whole_hosts():
+    """While one course's Retry-After runs, no other course is asked for."""
+    busy = http_answer(b"", status="503 Busy", headers=["Retry-After: 1"])
+    starts = []
+
+    def noted(answer):
+        def answer_it(exchange):
+            starts.append(asyncio.get_running_loop().time())
+            return answer
+
+        return answer_it
+
+    script = [noted(busy), noted(OK)]
+    async with RawServer(script) as server:
+        result = await run(MANY[:3], server.url, concurrency=1, max_retry_after=0.3, retries=1)
+    assert len(result.rows) == 3
+    assert starts[1] - starts[0] >= 0.29
+
+
+async def test_f29_a_storm_of_503_opens_the_breaker():
+    """All requests refused: exit 5 after at most 1.2 requests a course and a few."""
+    async with SimulatedServer(Simulation(courses=300, share_503=1.0)) as server:
+        result = await run(
+            server.course_ids, server.endpoint, token=server.token, backoff=0.01, max_backoff=0.05
+        )
+        requests = server.counters.requests
+    tried = {attempt.course_id for attempt in result.attempts}
+    assert type(result.error) is TemporarilyUnavailable
+    assert result.error.exit_code == 5
+    assert "the server is busy (HTTP 503)" in str(result.error)
+    assert requests <= 1.2 * len(tried) + 20
+    assert result.rows == {}
+
+
+async def test_f29_a_partial_storm_loses_no_course():
+    """Of 30 % refusals every course comes through, at 1.6 requests a course or fewer."""
+    simulation = Simulation(courses=250, rows=(1, 5), share_503=0.3, seed=3)
+    async with SimulatedServer(simulation) as server:
+        result = await run(
+            server.course_ids,
+            server.endpoint,
+            token=server.token,
+            backoff=0.01,
+            max_backoff=0.05,
+            retries=20,
+        )
+        requests, expected = server.counters.requests, server.expected()
+    assert result.error is None
+    assert result.failed == {}
+    assert result.rows == {
+        course: [(row["userId"], row["status"], row["progress"]) for row in rows]
+        for course, rows in expected.items()
+    }
+    assert requests <= 1.6 * 250
+
+
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "200 OK"], ids=["f30", "f31"])
+@pytest.mark.parametrize(
+    "text", ["Unknown content item", "Wrong parameters", "Something never heard of"]
+)
+async def test_f30_f31_a_fault_is_final_whatever_the_status(status, text):
+    """A stack answers 500 for permanent refusals too: one request, settled, in its words."""
+    async with RawServer(http_answer(fault(text), status=status)) as server:
+        result = await run(endpoint=server.url)
+    assert len(server.requests) == 1
+    assert result.failed["c1"].settled
+    assert result.failed["c1"].message == text
+    assert result.rows == {}
+
+
+async def test_f30_a_500_without_a_fault_passes():
+    """A crash of the server, empty or with broken XML, is tried again."""
+    await passes(http_answer(b"", status="500 Oops", content_type="text/html"), "http-500")
+    await passes(http_answer(b"<Envelope><Bo", status="500 Oops"), "http-500")
+    await passes(http_answer(TORN[SMALL], status="500 Oops"), "http-500")
+    await passes(http_answer(TORN[LARGE], status="502 Bad Gateway"), "http-502")
+
+
+async def test_f32_permission_denied_for_one_course():
+    """One course is refused and settled; the run goes on."""
+    denied = http_answer(fault("Permission denied"), status="500 Internal Server Error")
+    async with RawServer([OK, denied, OK]) as server:
+        result = await run(MANY[:30], server.url, concurrency=1)
+    assert result.error is None
+    assert len(result.rows) == 29
+    assert [(error.kind, error.settled) for error in result.failed.values()] == [
+        ("permission-denied", True)
+    ]
+    assert len(server.requests) == 30
+
+
+@pytest.mark.parametrize("content_type", ["text/html; charset=utf-8", "text/xml", "text/plain"])
+async def test_f33_a_login_page_is_never_zero_rows(content_type):
+    """HTTP 200 with a page for people, whatever it calls itself, stops the run."""
+    await stops(http_answer(HTML, content_type=content_type), "HTML page")
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "text/xml"])
+@pytest.mark.parametrize(
+    "page", [b"<html><body><p>Sorry<br></body>", b"\n  <!DOCTYPE HTML><p>&nbsp;" + b"x" * 100_000]
+)
+async def test_f34_broken_html(content_type, page):
+    """A page that is not even well-formed is a page still."""
+    await stops(http_answer(page, content_type=content_type), "HTML page")
+
+
+@pytest.mark.parametrize("body", [b"", b"\r\n\r\n"])
+async def test_f35_an_empty_200(body):
+    """An answer without anything in it is not a course without rows."""
+    await passes(http_answer(body), "empty-response")
+    await lasts(http_answer(body), "empty-response", requests=3, retries=2)
+
+
+async def test_f36_no_content():
+    """HTTP 204 is not a course without rows either."""
+    bad = b"HTTP/1.1 204 No Content\r\n\r\n"
+    await passes(bad, "empty-response")
+    await lasts(bad, "empty-response", requests=3, retries=2)
+
+
+async def test_f37_a_token_that_expires_in_mid_run_is_renewed_once_for_all():
+    """However many courses meet the old token, one new one is fetched and no row is lost."""
+    simulation = Simulation(courses=60, rows=(1, 5), token=None, latency=0.002)
+    async with SimulatedServer(simulation) as server:
+        settings = options(
+            server.endpoint,
+            token=None,
+            token_url=server.token_url,
+            client_id=simulation.client_id,
+            client_secret=simulation.client_secret,
+        )
+        rows = {}
+        async with stream(server.course_ids, settings) as outcomes:
+            async for outcome in outcomes:
+                rows[outcome.course_id] = [row.user_id for row in outcome.rows]
+                if len(rows) == 20:
+                    server.revoke_tokens()
+        assert server.counters.tokens_issued == 2
+        assert 60 < server.counters.requests <= 60 + 8
+        assert rows == {
+            course: [row["userId"] for row in expected]
+            for course, expected in server.expected().items()
+        }
+
+
+async def test_f38_the_envelope_of_another_method():
+    """Another method's answer is no list of rows: the run stops, naming what came."""
+    body = f"{HEAD}<GetContentResult><contentItem/></GetContentResult>{TAIL}".encode()
+    result = await stops(http_answer(body), "GetContentResult")
+    assert {attempt.error.kind for attempt in result.attempts} == {"unexpected-root"}
+
+
+async def test_f39_a_course_without_rows_is_done(tmp_path):
+    """Zero rows are a success: in the summary, in the journal, not asked for again."""
+    out = tmp_path / "out.ndjson"
+    empty = http_answer(statuses([]).replace(b"<ns1:statuses></ns1:statuses>", b"<ns1:statuses/>"))
+    async with RawServer(empty) as server:
+        summary = await export(["c1", "c2"], out, options(server.url))
+        again = await export(["c1", "c2"], out, options(server.url))
+        assert len(server.requests) == 2
+    assert (summary.fetched, summary.empty, summary.rows, summary.failed) == (2, 2, 0, 0)
+    assert (again.courses, again.settled, again.output_courses) == (0, 2, 2)
+    assert out.read_bytes() == b""
+
+
+async def test_f40_a_user_listed_twice_is_kept_twice(tmp_path):
+    """The engine repeats what the server says: equal rows of one answer are both written."""
+    out = tmp_path / "out.ndjson"
+    twice = [("u1", "Passed", 100), ("u1", "Passed", 100), ("u2", "Failed", 5)]
+    async with RawServer(http_answer(statuses(twice))) as server:
+        summary = await export(["c1"], out, options(server.url))
+    rows = [json.loads(line) for line in out.read_bytes().splitlines()]
+    assert [(row["userId"], row["status"], row["progress"]) for row in rows] == twice
+    assert summary.rows == 3
+
+
+# Content, as far as HTTP has a part in it
+
+
+@pytest.mark.parametrize(
+    ("declared", "header"),
+    [("utf-8", "iso-8859-1"), ("windows-1251", "utf-8"), ("utf-16", "us-ascii")],
+)
+async def test_f53_a_wrong_charset_in_the_header(declared, header):
+    """The document's own declaration counts, whatever the header says."""
+    rows = [("u1", "Пройден", 100), ("u2", "Не начат", 0)]  # noqa: RUF001 - Russian
+    text = statuses(rows).decode().replace("UTF-8", declared)
+    answer = http_answer(text.encode(declared), content_type=f"text/xml; charset={header}")
+    async with RawServer(answer) as server:
+        result = await run(endpoint=server.url)
+    assert result.rows == {"c1": rows}
