@@ -168,8 +168,8 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     """
     if value is None:
         return None
-    if re.fullmatch(r"\s*[0-9]{1,12}\s*", value):
-        return float(value)
+    if seconds := re.fullmatch(r"[ \t]*([0-9]{1,12})[ \t]*", value):
+        return float(seconds[1])
     try:
         date = parsedate_to_datetime(value)
         # The form without a zone (asctime's) means GMT too, never this machine's zone.

@@ -133,7 +133,7 @@ class RowFormat:
             if len(texts) != count + unread.get(tag, False):
                 return None
             del texts[count:]
-        return columns
+        return None if "" in columns[0] else columns  # an empty CDATA section is a text too
 
     def _final_status(self, record: _Element, head: bytes, tail: bytes) -> bytes:
         """Encode one record; unrolled, the documented shape takes 0.4 of the general way."""

@@ -432,7 +432,7 @@ def test_an_envelope_may_begin_behind_the_bound_of_whole_bodies():
 
 @given(DOCUMENTS, st.data())
 def test_a_cut_document_gives_no_rows(made, data):
-    """Wherever a response ends too soon, no row may be believed and another try is worth it."""
+    """Wherever a response ends too soon, no row may be believed, and another try is worth it."""
     make, records = made
     text = make.write(records)
     end = text.rindex(b">") + 1
@@ -441,7 +441,8 @@ def test_a_cut_document_gives_no_rows(made, data):
         if size >= end:
             assert len(rows(read(text[:size]))) == len(records)
         else:
-            assert isinstance(refusal(read, text[:size]), Transient)
+            error = refusal(read, text[:size])
+            assert isinstance(error, Transient) or read not in FED  # files are not tried again
 
 
 FULL = document(record("a"), record("b", more="<x><y>1</y><y/></x>"))
@@ -840,6 +841,29 @@ def test_f53_a_wrong_charset_in_the_header_changes_nothing(read):
 def test_f54_comment_pi_cdata_inside_user_id_gives_whole_text(read, text):
     """Nothing inside a value cuts it short."""
     assert rows(read(document(record(text)))) == [row("abc")]
+
+
+@every_way
+def test_f54_a_text_in_parts_is_not_mistaken_for_two(read):
+    """Among many records, one text in several parts and one without parts stay where they are."""
+    usual = [record(f"u{number}", progress=number) for number in range(20)]
+    parts = record("parts", progress="4<!-- x -->5<![CDATA[6]]>")
+    text = document(*usual, parts, record("none", progress=""), *usual, record("last"))
+    assert rows(read(text)) == [
+        *(row(f"u{number}", progress=float(number)) for number in range(20)),
+        row("parts", progress=456.0),
+        row("none", progress=None),
+        *(row(f"u{number}", progress=float(number)) for number in range(20)),
+        row("last"),
+    ]
+
+
+@every_way
+def test_f56_an_empty_user_id_among_many_refuses_the_course(read):
+    """A userId that is an empty CDATA section is missing, however many records are whole."""
+    usual = [record(f"u{number}") for number in range(20)]
+    error = refusal(read, document(*usual, record("<![CDATA[]]>"), *usual))
+    assert (type(error), error.kind) == (Unreadable, "missing-field")
 
 
 @every_way

@@ -314,6 +314,7 @@ def test_f25_no_location_breaks_the_verdict(location):
         (" 120 ", 120.0),
         ("1000000000", 1e9),  # absurd, and capped by whoever waits
         ("9" * 13, None),
+        ("0\x1f", None),
         ("Sun, 06 Nov 1994 08:51:37 GMT", 120.0),
         ("Sunday, 06-Nov-94 08:51:37 GMT", 120.0),
         ("Sun Nov  6 08:51:37 1994", 120.0),

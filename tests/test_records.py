@@ -265,6 +265,42 @@ def test_records_of_two_namespaces_are_both_read():
     assert RowFormat(GET_FINAL_STATUSES).encoder("1")(mixed).count(b'"userId":"u"') == 3
 
 
+ODD = [
+    "<userId>u</userId><status>s</status><note>n</note>",
+    "<userId>u</userId><status>s</status><status>s</status>",
+    "<status>s</status><userId>u</userId><progress>1</progress>",
+    "<userId>u</userId><status/><progress>1</progress>",
+    '<userId xmlns="urn:x">u</userId><status>s</status><progress>1</progress>',
+    f"{USUAL}<note/>",
+    "<userId>u</userId>",
+    "",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("place", [0, 10, 20])
+def test_an_odd_record_among_many_changes_no_other(odd, place):
+    """Wherever it stands, also as the one not taken yet, the rest are the rows they were."""
+    bodies = [
+        f"<userId>u{number}</userId><status>s{number}</status><progress>{number}</progress>"
+        for number in range(20)
+    ]
+    bodies.insert(place, odd)
+    fast = RowFormat(GET_FINAL_STATUSES).encoder("1")
+    general = RowFormat(NAMED_ALIKE).encoder("1")
+    for start, end in ((0, 21), (0, 20), (0, 19), (1, 21), (3, 18)):
+        made = outcome(fast, *records(*bodies)[start:end])
+        assert made == outcome(general, *records(*bodies)[start:end])
+        assert isinstance(made, tuple) or made.count(b"\n") == end - start
+
+
+def test_records_without_a_list_are_read():
+    """Records that stand in no list are encoded all the same."""
+    shape = (("userId", "u"), ("status", "s"), ("progress", "1"))
+    loose = [build(shape) for _ in range(20)]
+    assert RowFormat(GET_FINAL_STATUSES).encoder("1")(loose).count(b'"userId":"u"') == 20
+
+
 # Both ways, on anything
 
 
