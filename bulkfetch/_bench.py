@@ -1,0 +1,188 @@
+"""How fast this machine is, and how fast an endpoint: `bulkfetch bench`.
+
+Without an endpoint the simulated LMS runs in a process of its own and is exported from, one size
+of course after the other; with one, a bounded number of its courses is. What is measured is the
+whole `export`, file and syncs included. The verdict names the side that sets the limit, so that
+nobody buys cores for a slow server or blames a server for a slow client.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+from bulkfetch._errors import RunError
+from bulkfetch._export import export
+from bulkfetch._options import Options
+from bulkfetch.testing import SimulatedServer, Simulation, serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+
+
+ADAPTIVE: Final = False
+"""Whether throughput is measured with the adaptive limit; benchmarks/ asks here too."""
+SIZES: Final = (3, 30, 300, 3000)
+_MOST_ROWS: Final = 3_000_000
+_MOST_COURSES: Final = 30_000
+_BUSY: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One measured export. Times in seconds; `cpu` is this process's, `waited` as in Summary."""
+
+    label: str
+    concurrency: int
+    requests: int
+    fetched: int
+    rows: int
+    seconds: float
+    cpu: float
+    latency_p50: float
+    latency_p90: float
+    latency_p99: float
+    waited: Mapping[str, float]
+    simulated: bool
+
+    @property
+    def requests_per_second(self) -> float:
+        return self.requests / self.seconds
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.rows / self.seconds
+
+    @property
+    def cpu_share(self) -> float:
+        """Of one core; the commits' thread can bring it a little above 1."""
+        return self.cpu / self.seconds
+
+    @property
+    def cpu_per_request(self) -> float:
+        return self.cpu / max(1, self.requests)
+
+    @property
+    def verdict(self) -> str:
+        """Which side is the limit, in words."""
+        share = f"{self.cpu_share:.0%} of a core"
+        if self.cpu_share >= _BUSY:
+            return f"this machine is the limit: the client keeps {share} busy"
+        paused = {name: seconds for name, seconds in self.waited.items() if name != "slots"}
+        cause = max(paused, key=paused.__getitem__, default="")
+        if cause and paused[cause] > self.seconds * self.concurrency / 2:
+            return f"the pacing is the limit ({cause}): the client uses {share}"
+        room = f"about {self.requests_per_second / max(self.cpu_share, 0.01):,.0f} requests/s"
+        if self.simulated:
+            return (
+                f"the simulated LMS is the limit: the client uses {share} and has room for {room}"
+            )
+        return (
+            f"the endpoint and the way to it are the limit: {self.concurrency} requests at once, "
+            f"half of them answered within {self.latency_p50 * 1000:,.1f} ms; "
+            f"the client uses {share} and has room for {room}"
+        )
+
+
+async def measure_endpoint(
+    ids: Iterable[str] | AsyncIterable[str], options: Options, *, requests: int, seconds: float
+) -> Measurement:
+    """Export at most so many courses, begun within so many seconds, with the usual pacing.
+
+    The rows go to a private temporary folder and are removed. Raises RunError.
+    """
+    least = requests if options.limit is None else min(requests, options.limit)
+    limited = replace(options, limit=least)
+    return await _measure(_for_a_while(ids, seconds), limited, label=options.host, simulated=False)
+
+
+async def measure_machine(rows: int, *, concurrency: int, seconds: float) -> Measurement:
+    """Export courses of so many rows from the simulated LMS for so many seconds."""
+    with _simulated(rows) as (endpoint, ids):
+        options = Options(
+            endpoint=endpoint,
+            token=Simulation().token,
+            concurrency=concurrency,
+            adaptive=ADAPTIVE,
+        )
+        return await _measure(
+            _for_a_while(ids, seconds), options, label=f"{rows:,} rows a course", simulated=True
+        )
+
+
+async def _measure(
+    ids: AsyncIterator[str], options: Options, *, label: str, simulated: bool
+) -> Measurement:
+    with TemporaryDirectory(prefix="bulkfetch-bench-") as folder:
+        began, cpu = time.perf_counter(), time.process_time()
+        summary = await export(ids, Path(folder, "statuses.ndjson"), options)
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    if not summary.fetched:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in summary.failures.items())
+        raise RunError(f"nothing to measure, no course was fetched ({kinds or 'no ids'})")
+    return Measurement(
+        label=label,
+        concurrency=options.concurrency,
+        requests=summary.requests,
+        fetched=summary.fetched,
+        rows=summary.rows,
+        seconds=seconds,
+        cpu=cpu,
+        latency_p50=summary.latency_p50,
+        latency_p90=summary.latency_p90,
+        latency_p99=summary.latency_p99,
+        waited=summary.waited,
+        simulated=simulated,
+    )
+
+
+async def _for_a_while(
+    ids: Iterable[str] | AsyncIterable[str], seconds: float
+) -> AsyncIterator[str]:
+    """Pass ids on until the time is up: what is in flight then is finished and counted."""
+    deadline = time.monotonic() + seconds
+    if isinstance(ids, AsyncIterable):
+        async for course_id in ids:
+            if time.monotonic() > deadline:
+                return
+            yield course_id
+    else:
+        for course_id in ids:
+            if time.monotonic() > deadline:
+                return
+            yield course_id
+
+
+@contextmanager
+def _simulated(rows: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Run the simulated LMS in a process of its own; yields its endpoint and its course ids."""
+    command = [sys.executable, "-m", "bulkfetch._bench", str(rows)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - ourselves
+        assert process.stdout is not None
+        try:
+            endpoint = process.stdout.readline().strip()
+            if not endpoint:
+                raise RunError("the simulated LMS did not start")
+            yield endpoint, SimulatedServer(_simulation(rows)).course_ids
+        finally:
+            process.terminate()
+
+
+def _simulation(rows: int) -> Simulation:
+    courses = max(8, min(_MOST_COURSES, _MOST_ROWS // max(1, rows)))
+    return Simulation(courses=courses, rows=(rows, rows))
+
+
+def _say_endpoint(server: SimulatedServer) -> None:
+    print(server.endpoint, flush=True)  # noqa: T201 - for the process that started this one
+
+
+if __name__ == "__main__":
+    serve(_simulation(int(sys.argv[1])), on_ready=_say_endpoint)
