@@ -27,7 +27,7 @@ from bulkfetch._pipe import PipeOutput
 from bulkfetch._sink import JournaledFile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterable, Callable, Container, Iterable, Mapping, Sequence
     from os import PathLike
 
     from aiohttp import ClientSession
@@ -81,12 +81,13 @@ class Monitor:
             run.stop(self._stop)
 
 
-async def export(
+async def export(  # noqa: PLR0913 - what an embedding program may bring
     ids: Iterable[str] | AsyncIterable[str],
     output: str | PathLike[str],
     options: Options,
     *,
     overwrite: bool = False,
+    again: Container[str] = frozenset(),
     session: ClientSession | None = None,
     transport: Transport | None = None,
     limiter: Limiter | None = None,
@@ -96,7 +97,8 @@ async def export(
     """Write the final statuses of many courses to `output`, every row exactly once.
 
     `output` is a path (`.gz` and `.zst` are compressed) or "-" for stdout. An unfinished or partly
-    failed output is continued: only what is missing is fetched. `overwrite` starts anew.
+    failed output is continued: only what is missing is fetched, and of the courses that the server
+    refused those in `again`. `overwrite` starts anew.
 
     Raises RunError when the run ends early (OutputError and OutputLocked for the disk's part);
     what was committed stays, and the same call resumes. Failed courses are in the summary and in
@@ -116,7 +118,7 @@ async def export(
             transport=transport,
             limiter=limiter,
             hooks=hooks,
-            settled=ledger.settled,
+            settled=_settled(ledger, again),
             spool_directory=None if output == "-" else Layout.of(output).directory,
             run_id=run_id,
         )
@@ -126,6 +128,12 @@ async def export(
         summary = _final(run.summary, ledger)
         await desk.call(desk.finish, run, summary, options)
         return summary
+
+
+def _settled(ledger: Ledger, again: Container[str]) -> Container[str]:
+    # Only from the courses without rows: one that has its rows must never come again.
+    asked = {course_id for course_id in ledger.failed if course_id in again}
+    return ledger.settled - asked if asked else ledger.settled
 
 
 def _make_sink(

@@ -1,0 +1,104 @@
+"""stderr: what a command says, to a person or, as JSON lines, to a program.
+
+In JSON every line is an object with `time` and `event`; in text only what a person needs is said.
+Once stderr cannot be written to, the command goes on in silence.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
+
+
+class Voice:
+    """How a command speaks; made before its flags are read, and set by them."""
+
+    def __init__(self) -> None:
+        self.json = False
+        self.quiet = False
+        self.verbose = 0
+        self.color = False
+
+    def set(self, *, log_format: str, quiet: bool, verbose: int, no_color: bool) -> None:
+        """Take over the flags, and listen to what the engine logs."""
+        self.json = log_format == "json"
+        self.quiet = quiet
+        self.verbose = verbose
+        plain = no_color or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+        self.color = self.on_terminal and not plain
+        logger = logging.getLogger("bulkfetch")
+        logger.handlers[:] = [_Handler(self)]
+        logger.propagate = False
+        logger.setLevel(logging.ERROR if quiet else _LEVELS[min(verbose, 2)])
+
+    @property
+    def on_terminal(self) -> bool:
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    def say(self, *lines: str, always: bool = False) -> None:
+        """Say something to a person, unless told to be quiet."""
+        if not self.json and (always or not self.quiet):
+            _write("".join(f"{line}\n" for line in lines))
+
+    def event(self, name: str, fields: Mapping[str, object], *, always: bool = False) -> None:
+        """Write one JSON line, if that is the format."""
+        if self.json and (always or not self.quiet):
+            import orjson
+
+            time = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = orjson.dumps({"time": time, "event": name, **fields}, default=str)
+            _write(line.decode() + "\n")
+
+    def warn(self, message: str) -> None:
+        self.say(f"{self._painted('33', 'warning:')} {message}")
+        self.event("log", {"level": "warning", "message": message})
+
+    def fail(self, message: str, *, exit_code: int, kind: str) -> None:
+        """Say why the command ends early."""
+        self.say(f"{self._painted('31', 'bulkfetch:')} {message}", always=True)
+        self.event(
+            "error", {"class": kind, "message": message, "exit_code": exit_code}, always=True
+        )
+
+    def traceback(self, error: BaseException) -> None:
+        """Show where an error came from, when that much was asked for."""
+        if self.verbose:
+            lines = "".join(traceback.format_exception(error))
+            self.say(lines, always=True)
+            self.event("traceback", {"text": lines}, always=True)
+
+    def _painted(self, color: str, text: str) -> str:
+        return f"\x1b[{color}m{text}\x1b[0m" if self.color else text
+
+
+class _Handler(logging.Handler):
+    """Hands the engine's log records to the voice."""
+
+    def __init__(self, voice: Voice) -> None:
+        super().__init__()
+        self._voice = voice
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level, message = record.levelname.lower(), record.getMessage()
+        if record.levelno >= logging.WARNING:
+            self._voice.warn(message)
+        else:
+            self._voice.say(message)
+            self._voice.event("log", {"level": level, "message": message})
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        return  # nobody listens: the work goes on
