@@ -223,6 +223,7 @@ class Run:
         for timer in self._timers:
             timer.cancel()
         self._source.close()
+        self._outbox.close()
 
     def _later(self, seconds: float, function: object, *args: object) -> None:
         loop = asyncio.get_running_loop()
@@ -392,6 +393,13 @@ class _Outbox:
         """Say that no worker is left."""
         self._ended = True
         self._news.set()
+
+    def close(self) -> None:
+        """Free what nobody fetched, since whoever left may keep the run for long."""
+        for outcome in self._items.values():
+            if isinstance(outcome, Fetched):
+                outcome.rows.close()
+        self._items.clear()
 
     def _ready(self) -> int | None:
         if self._ordered:

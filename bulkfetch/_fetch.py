@@ -40,6 +40,7 @@ from bulkfetch._protocol import (
 )
 from bulkfetch._records import RowFormat
 from bulkfetch._rows import Spool
+from bulkfetch._transport import Sealed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -117,7 +118,8 @@ class Fetcher:
             await self._all_attempts(course)
         except CourseError as error:
             course.rows.close()
-            return Failed(course_id, error, course.attempts, time.monotonic() - began)
+            bare = _without_frames(error)
+            return Failed(course_id, bare, course.attempts, time.monotonic() - began)
         except BaseException:
             course.rows.close()
             raise
@@ -176,7 +178,7 @@ class Fetcher:
         course.stale = False
         while True:
             course.rows.clear()
-            token = await self._tokens.get()
+            token = await self._token(course)
             spelling = self.spelling.current
             try:
                 await self._request(course, token, spelling)
@@ -185,6 +187,15 @@ class Fetcher:
             else:
                 self.spelling.worked()
                 return
+
+    async def _token(self, course: _Course) -> Secret:
+        began = time.monotonic()
+        try:
+            return await self._tokens.get()
+        except Transient as error:  # counts as a request, so that the breaker sees it
+            seconds = time.monotonic() - began
+            self._attempted(Attempt(course.course_id, course.attempts, seconds, error))
+            raise
 
     async def _mend(
         self, error: CourseError, course: _Course, token: Secret, spelling: Spelling
@@ -207,7 +218,7 @@ class Fetcher:
 
     async def _request(self, course: _Course, token: Secret, spelling: Spelling) -> None:
         """Send one request within the limiter, and tell limiter, tally and hooks how it went."""
-        body = encode_request(self._method, token, course.course_id, spelling=spelling)
+        body = Sealed(encode_request(self._method, token, course.course_id, spelling=spelling))
         error: CourseError | None = None
         async with self._limiter:
             began = time.monotonic()
@@ -307,6 +318,12 @@ class _Spellings:
             getattr(self.current, error.part),
         )
         return True
+
+
+def _without_frames(error: CourseError) -> CourseError:
+    """Let go of the frames, which hold the response: as a value, an error may live long."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 def _failure(state: RetryCallState) -> Transient:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _MOST_IN_MEMORY: Final = 50_000
 _BREATH: Final = 1_000
+_END: Final = object()
 
 
 class SeenIds:
@@ -86,8 +87,10 @@ class Source:
         """
         while self._left is None or self._left > 0:
             course_id = await self._pull()
-            if course_id is None:
+            if course_id is _END:
                 return None
+            if not isinstance(course_id, str):
+                raise ConfigurationError(f"an id is {course_id!r}: ids are text; correct the list")
             if self._wanted(course_id):
                 self.given += 1
                 if self._left is not None:
@@ -100,16 +103,16 @@ class Source:
     def close(self) -> None:
         self._seen.close()
 
-    async def _pull(self) -> str | None:
+    async def _pull(self) -> object:
         if self._ids is not None:
-            return next(self._ids, None)
+            return next(self._ids, _END)
         async with self._turn:  # an async generator serves one at a time
-            return None if self._async_ids is None else await anext(self._async_ids, None)
+            return _END if self._async_ids is None else await anext(self._async_ids, _END)
 
     def _wanted(self, course_id: str) -> bool:
         try:
             check_id(course_id)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise ConfigurationError(f"{error}; correct the list of ids") from None
         if course_id in self._settled:
             self.skipped += 1

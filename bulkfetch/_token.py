@@ -19,13 +19,14 @@ import orjson
 from bulkfetch._errors import ConfigurationError, RunRefused, Transient, Unauthorized
 from bulkfetch._options import Secret
 from bulkfetch._text import printable
+from bulkfetch._transport import Sealed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from bulkfetch._options import Options
-    from bulkfetch._transport import Transport
+    from bulkfetch._transport import Reply, Transport
 
 _COMMAND_SECONDS: Final = 60.0
 _MAX_ANSWER: Final = 64 << 10
@@ -118,18 +119,18 @@ async def _read_file(path: Path) -> tuple[Secret, float]:
     return _checked(_private_text(path), f"the token file {path}"), float("inf")
 
 
-def _private_text(path: Path) -> str:
+def _private_text(path: Path) -> Secret:
     try:
         mode = path.stat().st_mode
-        token = path.read_text("utf-8").strip()
+        if not mode & 0o077:
+            return Secret(path.read_text("utf-8").strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the token file {path} cannot be read: {error}") from None
-    if mode & 0o077:
-        raise ConfigurationError(
-            f"the token file {path} can be read by others (mode {mode & 0o777:04o}): "
-            f"run chmod 600 {shlex.quote(str(path))}"
-        )
-    return token
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigurationError(f"the token file {path} cannot be read: {reason}") from None
+    raise ConfigurationError(
+        f"the token file {path} can be read by others (mode {mode & 0o777:04o}): "
+        f"run chmod 600 {shlex.quote(str(path))}"
+    )
 
 
 async def _run_command(command: str) -> tuple[Secret, float]:
@@ -141,7 +142,7 @@ async def _run_command(command: str) -> tuple[Secret, float]:
         raise ConfigurationError(f"the token command cannot be run: {error}") from None
     try:
         async with asyncio.timeout(_COMMAND_SECONDS):
-            output, _ = await process.communicate()
+            said = Secret((await process.communicate())[0].decode("utf-8", "replace").strip())
     except TimeoutError:
         raise Transient(
             "token", f"the token command did not end within {_COMMAND_SECONDS:g} s"
@@ -152,32 +153,25 @@ async def _run_command(command: str) -> tuple[Secret, float]:
             await process.wait()
     if process.returncode:
         raise RunRefused("token", f"the token command failed with exit code {process.returncode}")
-    return _checked(output.decode("utf-8", "replace").strip(), "the token command"), float("inf")
+    return _checked(said, "the token command"), float("inf")
 
 
-def _checked(token: str, source: str) -> Secret:
-    if not token or not token.isprintable():
+def _checked(token: Secret, source: str) -> Secret:
+    if not token or not token.reveal().isprintable():
         raise ConfigurationError(f"{source} gave no token: it must hold one line, the token itself")
-    return Secret(token)
+    return token
 
 
 async def _ask_endpoint(options: Options, transport: Transport) -> tuple[Secret, float]:
     """Ask the token endpoint (OAuth 2.0 client credentials, RFC 6749 section 4.4)."""
     url = str(options.token_url)
-    form = {
-        "client_id": options.client_id,
-        "client_secret": Secret(options.client_secret or "").reveal(),
-        "grant_type": "client_credentials",
-    }
     headers = {
         "Content-Type": "application/x-www-form-urlencoded",
         "Accept": "application/json",
         "Accept-Encoding": "identity",
     }
-    async with transport.post(url, urlencode(form).encode(), headers) as reply:
-        body = b""
-        while len(body) < _MAX_ANSWER and (piece := await reply.read()):
-            body += piece
+    async with transport.post(url, _form(options), headers) as reply:
+        body = await _read_all(reply)
         status = reply.status
     host = urlsplit(url).netloc
     if status in {408, 429} or status >= 500:
@@ -185,6 +179,25 @@ async def _ask_endpoint(options: Options, transport: Transport) -> tuple[Secret,
     if status != 200:
         raise RunRefused("token", _refusal(host, status, body))
     return _read_answer(host, body)
+
+
+def _form(options: Options) -> Sealed:
+    return Sealed(
+        urlencode(
+            {
+                "client_id": options.client_id,
+                "client_secret": Secret(options.client_secret or "").reveal(),
+                "grant_type": "client_credentials",
+            }
+        ).encode()
+    )
+
+
+async def _read_all(reply: Reply) -> Sealed:
+    body = Sealed()
+    while len(body) < _MAX_ANSWER and (piece := Sealed(await reply.read())):
+        body = Sealed(body + piece)
+    return body
 
 
 def _refusal(host: str, status: int, body: bytes) -> str:
@@ -208,7 +221,7 @@ def _read_answer(host: str, body: bytes) -> tuple[Secret, float]:
 
 def _json_object(body: bytes) -> dict[str, object]:
     try:
-        answer = orjson.loads(body)
+        answer = orjson.loads(bytes(body))  # orjson takes no subclass
     except orjson.JSONDecodeError:
         return {}
     return answer if isinstance(answer, dict) else {}

@@ -45,6 +45,17 @@ _LOCAL_ERRORS: Final = {
 }
 
 
+class Sealed(bytes):
+    """Bytes that hold a token: no log and no traceback with locals shows them."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Sealed({len(self)} bytes)"
+
+    __str__ = __repr__
+
+
 class Reply(Protocol):
     """A response whose head has come."""
 

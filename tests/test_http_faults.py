@@ -13,6 +13,7 @@ import os
 import resource
 import socket
 import ssl
+import sys
 import zlib
 from email.utils import formatdate
 from pathlib import Path
@@ -23,12 +24,15 @@ from answers import (
     GZIPPED,
     HEAD,
     LARGE,
+    LIST_HEAD,
+    LIST_TAIL,
     SMALL,
     TAIL,
     TOKEN,
     TORN,
     fault,
     options,
+    record,
     run,
     statuses,
     users,
@@ -765,3 +769,146 @@ async def test_f53_a_wrong_charset_in_the_header(declared, header):
     async with RawServer(answer) as server:
         result = await run(endpoint=server.url)
     assert result.rows == {"c1": rows}
+
+
+# Too much: what a server can send without end must cost a bounded amount of memory
+
+MEASURED = """
+import asyncio, json, re, sys
+from pathlib import Path
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+async def main(output, changes):
+    from answers import GOOD, options, run, scripted, statuses
+    from bulkfetch import export
+    from bulkfetch.testing import ScriptedTransport
+    await run(setup={"transport": ScriptedTransport([scripted(statuses(GOOD))])})
+    before = peak()
+    if output:
+        summary = await export(changes.pop("ids"), output, options(**changes))
+        print(json.dumps({"rows": summary.rows, "grown": peak() - before}))
+        return
+    result = await run(**changes)
+    print(json.dumps({
+        "kinds": result.kinds,
+        "messages": [error.message for error in result.failed.values()],
+        "rows": result.rows,
+        "grown": peak() - before,
+    }))
+
+asyncio.run(main(*json.loads(sys.argv[1])))
+"""
+
+
+async def measured(output=None, **changes):
+    """Run the engine in a process of its own; also say by how much its memory peak grew.
+
+    The server is here, so its memory does not count. With `output` it exports.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        MEASURED,
+        json.dumps([output and str(output), changes]),
+        cwd=Path(__file__).parent,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    return json.loads(output)
+
+
+def bomb(before, block, times, after):
+    """Gzip with `block` repeated, made without ever holding it."""
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, wbits=31)
+    head = squeeze.compress(before) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    repeated = squeeze.compress(block) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    tail = squeeze.compress(after) + squeeze.flush()  # the checksum is wrong: nobody gets there
+    return head + repeated * times + tail
+
+
+START, END = (part.encode() for part in (LIST_HEAD, LIST_TAIL))
+RECORDS = "".join(record(*row) for row in users("bomb", 4)).encode() * 2_000
+MEBIBYTE = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        ("200 OK", bomb(START, b" " * MEBIBYTE, 1024, END), "too-large"),
+        ("200 OK", bomb(START + END, b" " * MEBIBYTE, 1024, b""), "too-large"),
+        ("200 OK", bomb(START + b"<x>", b"a" * MEBIBYTE, 1024, b"</x>" + END), "too-large"),
+        ("200 OK", bomb(START, b"<x>%b</x>" % (b"a" * 121) * 8192, 1024, END), "too-large"),
+        ("200 OK", bomb(b"", b"<a>" * 1024, 1024, b""), "too-large"),
+        ("500 Oops", bomb(START, b" " * MEBIBYTE, 1024, END), "http-500"),
+        ("200 OK", bomb(START, RECORDS, (1 << 30) // len(RECORDS), END), "too-large"),
+    ],
+    ids=[
+        "f46 spaces",
+        "f46 spaces after the end",
+        "f46 one text",
+        "f46 strange elements",
+        "f46 depth",
+        "f46 spaces around a fault",
+        "f47 records",
+    ],
+)
+async def test_f46_f47_gzip_bombs(status, body, kind):
+    """About a megabyte that would become a gigabyte is refused, at the cost of a few megabytes."""
+    answer = http_answer(body, status=status, headers=["Content-Encoding: gzip"])
+    async with RawServer(answer) as server:
+        seen = await measured(endpoint=server.url, retries=1)
+    assert len(body) < 8 * MEBIBYTE
+    assert set(seen["kinds"]) == {kind}
+    assert len(server.requests) == len(seen["kinds"]) == (2 if kind == "http-500" else 1)
+    assert seen["rows"] == {}
+    assert seen["grown"] < 16 * MEBIBYTE
+
+
+@pytest.mark.parametrize(
+    ("bound", "words"), [({"max_bytes": 24 << 20}, "max_bytes"), ({"max_rows": 99_999}, "max_rows")]
+)
+async def test_f48_endless_records(bound, words):
+    """Records without end are cut off at either bound, which the message names."""
+
+    async def endless(exchange):
+        await exchange.send(chunked(START))
+        while True:
+            await exchange.send(b"%x\r\n%b\r\n" % (len(RECORDS), RECORDS))
+
+    async with RawServer(endless) as server:
+        seen = await measured(endpoint=server.url, **bound)
+    assert seen["kinds"] == ["too-large"]
+    assert words in seen["messages"][0]
+    assert (len(server.requests), seen["rows"]) == (1, {})
+    assert seen["grown"] < 16 * MEBIBYTE
+
+
+async def test_f49_a_user_id_of_ten_megabytes():
+    """One endless field is refused, at the cost of little more than its bound."""
+    body = statuses([("u" * 10_000_000, "Passed", 100)])
+    async with RawServer(http_answer(body)) as server:
+        seen = await measured(endpoint=server.url)
+    assert seen["kinds"] == ["too-large"]
+    assert "max_row_bytes" in seen["messages"][0]
+    assert (len(server.requests), seen["rows"]) == (1, {})
+    assert seen["grown"] < 16 * MEBIBYTE
+
+
+async def test_f85_one_large_course_among_many(tmp_path):
+    """A course of 30 MB among small ones waits on disk: memory stays flat, every row comes out."""
+    out = tmp_path / "out.ndjson"
+    simulation = Simulation(courses=200, rows=(1, 9), huge_share=0.005, huge_rows=200_000, seed=1)
+    async with SimulatedServer(simulation) as server:
+        ids, expected = list(server.course_ids), server.expected()
+        assert max(len(rows) for rows in expected.values()) == 200_000
+        seen = await measured(out, ids=ids, endpoint=server.endpoint, token=simulation.token)
+    found = {}
+    for line in out.read_bytes().splitlines():
+        row = json.loads(line)
+        found.setdefault(row["contentItemId"], []).append(row)
+    assert found == expected
+    assert seen["rows"] == sum(len(rows) for rows in expected.values())
+    assert out.stat().st_size > 24 * MEBIBYTE
+    assert seen["grown"] < 16 * MEBIBYTE
