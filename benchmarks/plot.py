@@ -51,9 +51,9 @@ def draw(runs: list[Run], label: str, value: Callable[[Run], float], path: Path)
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "bulkfetch"  # the same figures give the same file
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for client, (name, color, marker) in _STYLES.items():
         points = series(runs, client, value)
         if points:
@@ -71,7 +71,7 @@ def draw(runs: list[Run], label: str, value: Callable[[Run], float], path: Path)
     axes.legend(frameon=False, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    plt.close(figure)
     print(path)
 
 

@@ -82,7 +82,8 @@ class Measurement:
         room = f"about {self.requests_per_second / max(self.cpu_share, 0.01):,.0f} requests/s"
         if self.simulated:
             return (
-                f"the simulated LMS is the limit: the client uses {share} and has room for {room}"
+                f"the simulated LMS, a server on this machine too, is the limit: "
+                f"the client uses {share} and has room for {room}"
             )
         return (
             f"the endpoint and the way to it are the limit: {self.concurrency} requests at once, "
@@ -129,7 +130,7 @@ async def _measure(
         raise RunError(f"nothing to measure, no course was fetched ({kinds or 'no ids'})")
     return Measurement(
         label=label,
-        concurrency=options.concurrency,
+        concurrency=min(options.concurrency, summary.requests),
         requests=summary.requests,
         fetched=summary.fetched,
         rows=summary.rows,
