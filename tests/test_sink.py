@@ -162,7 +162,7 @@ def test_a_whole_run(durability):
     }
 
 
-def test_no_token_and_private_modes():
+def test_f87_private_modes():
     """Every file that holds data of people is made with mode 0600."""
     system = finished()
     assert {stat.S_IMODE(inode.mode) for inode in system.inodes.values()} == {0o600}
@@ -223,7 +223,7 @@ def test_failures_alone_need_no_data():
 
 @pytest.mark.parametrize("durability", DURABILITIES)
 @pytest.mark.parametrize("action", ["kill", "torn"])
-def test_killed_at_every_call(durability, action):
+def test_f59_f67_killed_at_every_call(durability, action):
     """A run killed at any call or within any write is completed by the next: each row once."""
     for number in range(1, calls_of(FakeOS(), durability=durability)["any"] + 1):
         system = FakeOS()
@@ -234,7 +234,7 @@ def test_killed_at_every_call(durability, action):
 
 @pytest.mark.parametrize("durability", DURABILITIES)
 @pytest.mark.parametrize("error", ERRORS)
-def test_error_at_every_call(durability, error):
+def test_f63_f65_error_at_every_call(durability, error):
     """An error of any call at any time ends the run as OutputError, and the next completes it."""
     for name, count in calls_of(FakeOS(), durability=durability).items():
         for number in range(1, count + 1):
@@ -245,7 +245,7 @@ def test_error_at_every_call(durability, error):
             check(system)
 
 
-def test_short_write_at_every_write():
+def test_f66_short_write_at_every_write():
     """A write that takes only half is followed by one for the rest."""
     for number in range(1, calls_of(FakeOS())["write"] + 1):
         system = FakeOS()
@@ -289,7 +289,7 @@ def lose_power_anywhere(seed, durability):
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)
-def test_power_cuts(durability):
+def test_f62_power_cuts(durability):
     """Unsynced pages lost or torn at random: still each row once, and what was called safe is."""
     for seed in range(150):
         lose_power_anywhere(seed, durability)
@@ -305,7 +305,7 @@ class Unlucky:
         return 0.99
 
 
-def test_what_a_kill_left_is_made_safe():
+def test_f62_what_a_kill_left_is_made_safe():
     """What a run finds settled when it begins is safe from then on, however it was written."""
     calls = calls_of(FakeOS(), durability="none")["any"]
     for first in range(1, calls + 1):
@@ -324,13 +324,13 @@ def test_what_a_kill_left_is_made_safe():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", DURABILITIES)
-def test_three_thousand_power_cuts(durability):
+def test_f62_three_thousand_power_cuts(durability):
     """The same for 3,000 cuts."""
     for seed in range(1_000, 2_000):
         lose_power_anywhere(seed, durability)
 
 
-def test_killed_twice_in_recovery():
+def test_f60_killed_twice_in_recovery():
     """A kill during recovery, and one during the recovery from that, lose and double nothing."""
     calls = calls_of(FakeOS())["any"]
     for first in range(12, calls, 9):
@@ -343,7 +343,7 @@ def test_killed_twice_in_recovery():
             check(system)
 
 
-def test_power_lost_in_recovery():
+def test_f62_power_lost_in_recovery():
     """Power that goes during a recovery, after an earlier cut, loses and doubles nothing."""
     for seed in range(200):
         rng = random.Random(seed)
@@ -375,7 +375,7 @@ def test_a_finished_output_is_left_alone():
     assert orjson.loads(system.read(MANIFEST)) == orjson.loads(orjson.dumps(manifest))
 
 
-def test_more_courses_later():
+def test_f79_more_courses_later():
     """A later run with more ids appends them, publishes again and is named in the manifest."""
     system = finished()
     run(system, IDS + MORE, run_id="later", passing=False)
@@ -398,7 +398,7 @@ def test_one_sink_may_finish_twice():
 
 
 @pytest.mark.parametrize("action", ["kill", "torn"])
-def test_killed_while_reopening(action):
+def test_f78_killed_while_reopening(action):
     """A kill at any call of a run that extends a finished output is made good by the next run."""
     options = {"run_id": "later", "passing": False}
     calls = calls_of(finished(), IDS + MORE, **options)["any"]
@@ -411,7 +411,7 @@ def test_killed_while_reopening(action):
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)
-def test_power_lost_while_reopening(durability):
+def test_f62_power_lost_while_reopening(durability):
     """So is a power cut there; and the committed rows of the first run are never fetched again."""
     options = {"run_id": "later", "passing": False, "durability": durability}
     calls = calls_of(finished(), IDS + MORE, **options)["any"]
@@ -435,7 +435,7 @@ def test_a_failed_course_is_fetched_later():
     check(system, missing=("c4",))
 
 
-def test_finished_is_on_disk():
+def test_f62_finished_is_on_disk():
     """When finish returns, no power cut takes anything of the output away."""
     for seed in range(40):
         system = finished()
@@ -497,7 +497,7 @@ def test_stopped_early_lists_the_failed():
 
 
 @pytest.mark.parametrize("action", ["kill", "torn"])
-def test_killed_while_overwriting(action):
+def test_f78_killed_while_overwriting(action):
     """Whenever an overwriting run is killed, the old output stands whole until the new one does."""
     old = finished(MORE, run_id="old")
     published = old.read(OUT)
@@ -516,7 +516,7 @@ def test_killed_while_overwriting(action):
         check(system)
 
 
-def test_power_lost_while_overwriting():
+def test_f62_power_lost_while_overwriting():
     """A power cut in an overwriting run never mixes old rows with new ones."""
     calls = calls_of(finished(MORE), overwrite=True)["any"]
     for seed in range(300):
@@ -532,7 +532,7 @@ def test_power_lost_while_overwriting():
         check(system)
 
 
-def test_old_frames_never_meet_new_data():
+def test_f62_old_frames_never_meet_new_data():
     """A power cut right at the start of an overwriting run leaves no mixture of two journals."""
     for seed in range(600):
         rng = random.Random(seed)
@@ -570,7 +570,7 @@ def explain(system, match, error=OutputError, **options):
 
 @pytest.mark.parametrize("path", [OUT, PART])
 @pytest.mark.parametrize("journal", [None, b"", b"torn he"])
-def test_data_without_journal(path, journal):
+def test_f70_data_without_journal(path, journal):
     """Data that no journal explains are refused untouched, and replaced only by --overwrite."""
     system = FakeOS()
     system.put(path, b"precious\n")
@@ -591,7 +591,7 @@ def test_empty_files_are_no_data(path):
     check(system)
 
 
-def test_torn_header_is_begun_again():
+def test_f67_torn_header_is_begun_again():
     """A journal whose header never got whole, with no data, is begun again."""
     system = FakeOS()
     system.put(JOURNAL, bytes(300))
@@ -606,7 +606,7 @@ def test_a_large_foreign_journal():
     explain(system, "no journal that can be read")
 
 
-def test_another_endpoint():
+def test_f71_another_endpoint():
     """An output begun with another endpoint is refused; both are named, with the remedy."""
     other = {**FINGERPRINT, "endpoint": "other.example"}
     explain(
@@ -617,7 +617,7 @@ def test_another_endpoint():
     )
 
 
-def test_another_format():
+def test_f71_another_format():
     """An output of another format is refused, whatever its journal holds beyond the header."""
     system = FakeOS()
     header = encode(Header("r", FINGERPRINT, 0.0, "9.0", format=FORMAT + 1))
@@ -626,7 +626,7 @@ def test_another_format():
     explain(system, r"format 2 \(bulkfetch 9.0\)", ConfigurationError)
 
 
-def test_data_gone():
+def test_f69_data_gone():
     """A journal whose data were moved away is refused: what they were is not fetched in silence."""
     for system in (finished(), unfinished()):
         system.names.pop(OUT, None) or system.names.pop(PART)
@@ -664,7 +664,7 @@ def test_files_replaced_during_the_run(path):
 
 
 @pytest.mark.parametrize("change", [b"", b"more\n", b"flip"])
-def test_published_file_changed(change):
+def test_f69_published_file_changed(change):
     """A published file that is not what its journal says is refused, never cut."""
     system = finished()
     data = system.read(OUT)
@@ -673,7 +673,7 @@ def test_published_file_changed(change):
     explain(system, "is not what its journal says")
 
 
-def test_flipped_bits_of_unfinished_data():
+def test_f68_f69_flipped_bits_of_unfinished_data():
     """A flipped bit in unfinished data or their journal costs a fetch, never a wrong row."""
     rng = random.Random(7)
     for _ in range(60):
@@ -685,7 +685,7 @@ def test_flipped_bits_of_unfinished_data():
         check(system)
 
 
-def test_data_shorter_than_the_journal():
+def test_f69_data_shorter_than_the_journal():
     """Data cut at any byte are brought back to the last commit that is whole."""
     system = unfinished()
     whole, journal = system.read(PART), system.read(JOURNAL)
@@ -700,7 +700,7 @@ def test_data_shorter_than_the_journal():
 # After an error
 
 
-def test_dead_after_an_error():
+def test_f65_dead_after_an_error():
     """After an error the sink writes nothing more: not the journal, not at close."""
     system = FakeOS()
     sink = sink_on(system)
@@ -749,7 +749,7 @@ def test_rows_that_break_in_mid_commit():
         (errno.ENOLCK, "No locks available: set it right"),
     ],
 )
-def test_words_for_errors(error, words):
+def test_f63_f64_words_for_errors(error, words):
     """An error says what failed, on which file, and what to do."""
     system = FakeOS()
     sink = sink_on(system)
@@ -787,7 +787,7 @@ def real_run(path, ids=IDS, **options):
     return run(POSIX, ids, path=path, **options)
 
 
-def test_real_files(tmp_path):
+def test_f79_f87_real_files(tmp_path):
     """On a real disk the run, its resumption and its files are what they are on the fake one."""
     path = tmp_path / "out.ndjson"
     before = os.umask(0)
@@ -806,7 +806,7 @@ def test_real_files(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_compressed_members(tmp_path, suffix):
+def test_f80_compressed_members(tmp_path, suffix):
     """Compressed outputs hold a member per commit, resume, and open with the standard tools."""
     path = tmp_path / f"out.ndjson{suffix}"
     with contextlib.closing(sink_on_real(path)) as sink:
@@ -864,7 +864,7 @@ sys.stdin.read()
 """
 
 
-def test_one_run_at_a_time(tmp_path):
+def test_f72_f73_one_run_at_a_time(tmp_path):
     """A second run leaves at once, and starts when the holder was killed."""
     path = tmp_path / "out.ndjson"
     command = [sys.executable, "-c", HOLD, str(path)]
@@ -911,7 +911,7 @@ def make_fifo(path):
         (make_fifo, "is no regular file"),
     ],
 )
-def test_targets(tmp_path, make, words):
+def test_f74_targets(tmp_path, make, words):
     """A target that is no plain file is refused in words, even when told to overwrite."""
     path = tmp_path / "out.ndjson"
     make(path)
@@ -920,7 +920,7 @@ def test_targets(tmp_path, make, words):
             real_run(path, overwrite=overwrite)
 
 
-def test_part_is_a_link(tmp_path):
+def test_f74_part_is_a_link(tmp_path):
     """A link in the place of the data is not followed, even when told to overwrite."""
     target = tmp_path / "precious"
     target.write_bytes(b"precious")
@@ -938,7 +938,7 @@ def test_folder_is_a_link(tmp_path):
     assert (tmp_path / "real" / "out.ndjson").exists()
 
 
-def test_no_such_folder(tmp_path):
+def test_f74_no_such_folder(tmp_path):
     """A missing folder is named, with the remedy."""
     with pytest.raises(OutputError, match=r"nowhere/out.*create the folder first"):
         real_run(tmp_path / "nowhere" / "out.ndjson")
