@@ -235,7 +235,7 @@ class PipedIds:
 
     async def __aiter__(self) -> AsyncIterator[str]:
         stream = asyncio.StreamReader()
-        pipe = os.fdopen(self._fd, "rb", buffering=0)
+        pipe = os.fdopen(os.dup(self._fd), "rb", buffering=0)  # the event loop closes it
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(stream), pipe
         )
@@ -246,9 +246,10 @@ class PipedIds:
             for course_id in self._reader.close():
                 yield course_id
         finally:
-            # The other end of the description, such as a shell, expects to find it as it was.
-            os.set_blocking(pipe.fileno(), True)
             transport.close()
+            # Others that read from the same pipe expect to find it as it was.
+            os.set_blocking(self._fd, True)
+            os.close(self._fd)
 
 
 def _open_file(path: str, column: str | None, size: int) -> IdFile:

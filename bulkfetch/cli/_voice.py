@@ -37,7 +37,6 @@ class Voice:
         self.color = self.on_terminal and not plain
         logger = logging.getLogger("bulkfetch")
         logger.handlers[:] = [_Handler(self)]
-        logger.propagate = False
         logger.setLevel(logging.ERROR if quiet else _LEVELS[min(verbose, 2)])
 
     @property
