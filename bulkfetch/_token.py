@@ -136,7 +136,9 @@ def _private_text(path: Path) -> Secret:
 async def _run_command(command: str) -> tuple[Secret, float]:
     try:
         process = await asyncio.create_subprocess_exec(
-            *shlex.split(command), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+            *(shlex.split(command) or [""]),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
         )
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"the token command cannot be run: {error}") from None
