@@ -19,6 +19,8 @@ import bulkfetch
 from bulkfetch import Options
 from bulkfetch._options import settings
 from bulkfetch.cli import main
+from bulkfetch.cli._main import _COMMANDS
+from bulkfetch.cli._voice import Voice
 from bulkfetch.testing import SimulatedServer, Simulation, expected_rows
 
 SIMULATION = Simulation(courses=40, rows=(0, 20), unknown=3, denied=1, seed=7)
@@ -137,12 +139,14 @@ def test_every_setting_but_secrets_has_a_flag_under_its_group(run):
     assert "-c, --concurrency N" in words
 
 
-@pytest.mark.parametrize("command", ["demo", "discover", "check", "status", "verify", "simulate"])
+@pytest.mark.parametrize("command", _COMMANDS)
 def test_every_command_explains_itself(run, command):
-    """Each command has help, and says how it can be made to say more or less."""
+    """Each command begins its help with what `bulkfetch --help` says of it."""
     code, out, _ = run(command, "--help")
     assert code == 0
+    assert _COMMANDS[command][1] in " ".join(out.split())
     assert "--log-format" in out
+    assert _COMMANDS[command][1] in " ".join(run("--help")[1].split())
 
 
 def test_the_flags_of_simulate_are_those_of_the_simulation():
@@ -472,6 +476,16 @@ def test_json_logs_are_json_to_the_last_line(monkeypatch, place, run):
     assert sum(event.get("courses", 0) for event in events if event["event"] == "commit") == 60
     assert events[-1]["rows"] == len(read_rows("out.ndjson"))
     assert all(event["time"].endswith("+00:00") for event in events)
+
+
+def test_json_logs_stand_broken_unicode(capfd):
+    """Bytes that no JSON can hold, as of a header, are written all the same, and in ASCII."""
+    voice = Voice()
+    voice.json = True
+    voice.event("log", {"message": "caf\udce9 \u009b", "path": Path("x")})
+    line = capfd.readouterr().err
+    assert line.isascii()
+    assert json.loads(line)["message"] == "caf\udce9 \u009b"
 
 
 def test_json_logs_tell_of_errors_too(run):

@@ -46,9 +46,9 @@ def discover(
 @command("check", groups=ASKING)
 @click.argument("course_id", required=False)
 def check(voice: Voice, *, course_id: str | None, chosen: Mapping[str, Chosen]) -> int:
-    """Say whether endpoint, namespaces and token work, by one cheap call.
+    """Say whether endpoint, namespaces and token work.
 
-    With COURSE_ID, the id of a real course, it shows the permission, too.
+    It makes one cheap call. With COURSE_ID, the id of a real course, it shows the permission, too.
     """
     from bulkfetch import _discover
     from bulkfetch.cli._loop import run

@@ -104,6 +104,8 @@ def retry_failed(
         raise ConfigurationError(
             f"{output} is not finished: run the fetch command again, which retries what failed"
         )
+    if ledger.done is None:
+        voice.warn(f"the last run of {output} was cut short; if it was a fetch, run it again, too")
     present = sorted({course.kind for course in ledger.failed.values()})
     if unknown := [kind for kind in kinds if kind not in present]:
         raise ConfigurationError(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from bulkfetch._errors import BulkfetchError, OutputClosed, RunError
-from bulkfetch.cli._flags import CONTEXT
 from bulkfetch.cli._voice import Voice
 
 if TYPE_CHECKING:
@@ -23,33 +22,36 @@ if TYPE_CHECKING:
 UNEXPECTED: Final = 70
 """EX_SOFTWARE of sysexits.h."""
 
-_HOMES: Final = {
-    "demo": "_demo",
-    "fetch": "_fetch",
-    "discover": "_ask",
-    "check": "_ask",
-    "status": "_look",
-    "verify": "_look",
-    "retry-failed": "_fetch",
-    "parse": "_parse",
-    "simulate": "_simulate",
-    "bench": "_bench",
-    "config": "_shell",
-    "completion": "_shell",
+_COMMANDS: Final = {
+    "demo": ("_demo", "Export from a simulated LMS: no account, no configuration."),
+    "fetch": ("_fetch", "Fetch the final statuses of many courses into OUT."),
+    "discover": ("_ask", "List the account's courses, as NDJSON on stdout."),
+    "check": ("_ask", "Say whether endpoint, namespaces and token work."),
+    "status": ("_look", "Say how far a run is, or how the last one ended."),
+    "verify": ("_look", "Check every byte of OUT against its journal."),
+    "retry-failed": ("_fetch", "Fetch again the courses of OUT that failed or were refused."),
+    "parse": ("_parse", "Turn saved responses into rows, one FILE a course."),
+    "simulate": ("_simulate", "Run a simulated LMS until Ctrl-C."),
+    "bench": (
+        "_bench",
+        "Measure how fast this machine exports, or how fast an endpoint answers (with -i).",
+    ),
+    "config": ("_shell", "Show the settings in effect and where each came from."),
+    "completion": ("_shell", "Print the completion script of SHELL."),
 }
-"""The commands in the order of `--help`, and the module that defines each."""
+"""The commands in the order of `--help`: the module that defines each, and what it does."""
 
 
 class LazyGroup(click.Group):
     """Finds commands by name in modules that are imported for them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(_HOMES)
+        return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _HOMES:
+        if cmd_name not in _COMMANDS:
             return None
-        module = import_module(f"bulkfetch.cli.{_HOMES[cmd_name]}")
+        module = import_module(f"bulkfetch.cli.{_COMMANDS[cmd_name][0]}")
         found: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return found
 
@@ -57,18 +59,22 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name not in _HOMES and not name.startswith("-"):
+        if name not in _COMMANDS and not name.startswith("-"):
             from difflib import get_close_matches
 
-            near = get_close_matches(name, _HOMES, 1)
+            near = get_close_matches(name, _COMMANDS, 1)
             hint = f": did you mean {near[0]}?" if near else "; see bulkfetch --help"
             raise click.UsageError(f"there is no command {name!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
 
 @click.group(
     cls=LazyGroup,
-    context_settings=CONTEXT,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="See what it does, without an account: bulkfetch demo",
 )
 @click.version_option(package_name="bulkfetch")
@@ -120,7 +126,8 @@ def _explain(error: BaseException, voice: Voice) -> int:
             if not voice.verbose:
                 message += ", run again with -v to see where"
     voice.fail(message, exit_code=code, kind=type(error).__name__)
-    voice.traceback(error)
+    if code == UNEXPECTED:
+        voice.traceback(error)
     return code
 
 

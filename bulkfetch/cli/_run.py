@@ -48,17 +48,10 @@ async def run_export(
     """
     monitor = Monitor()
     watcher = _Watcher(voice, monitor, options)
-    remedy = (
-        "what was written is whole courses"
-        if output == "-"
-        else "run the same command again to go on"
-    )
-    voice.event(
-        "run_started",
-        {"output": output, "host": options.host, "concurrency": options.concurrency},
-    )
+    told = {"output": output, "host": options.host, "concurrency": options.concurrency}
+    voice.event("run_started", told)
     try:
-        with stoppable(watcher.stop, watcher.tell, remedy), watcher:
+        with stoppable(watcher.stop, watcher.tell, _remedy(output)), watcher:
             summary = await export(
                 ids,
                 output,
@@ -75,6 +68,12 @@ async def run_export(
     lines = table([*figures(summary), *_files_and_next(output, summary)])
     voice.say(f"finished in {duration(summary.seconds)}", *lines)
     return summary
+
+
+def _remedy(output: str) -> str:
+    if output == "-":
+        return "what was written is whole courses"
+    return "run the same command again to go on"
 
 
 def _files_and_next(output: str, summary: Summary) -> list[tuple[str, str]]:

@@ -13,9 +13,13 @@ import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from bulkfetch._text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LONGEST: Final = 4000
+"""Characters of a line that are shown."""
 _LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
@@ -43,27 +47,28 @@ class Voice:
     def on_terminal(self) -> bool:
         return sys.stderr is not None and sys.stderr.isatty()
 
-    def say(self, *lines: str, always: bool = False) -> None:
-        """Say something to a person, unless told to be quiet."""
+    def say(self, *lines: str, always: bool = False, label: str = "", color: str = "0") -> None:
+        """Say something to a person, unless told to be quiet; no stranger's text can do harm."""
         if not self.json and (always or not self.quiet):
-            _write("".join(f"{line}\n" for line in lines))
+            if label:
+                label = f"\x1b[{color}m{label}\x1b[0m " if self.color else f"{label} "
+            _write(label + "".join(f"{printable(line, _LONGEST)}\n" for line in lines))
 
     def event(self, name: str, fields: Mapping[str, object], *, always: bool = False) -> None:
         """Write one JSON line, if that is the format."""
         if self.json and (always or not self.quiet):
-            import orjson
+            import json  # not orjson: what came as broken Unicode must not end a run
 
             time = datetime.now(UTC).isoformat(timespec="milliseconds")
-            line = orjson.dumps({"time": time, "event": name, **fields}, default=str)
-            _write(line.decode() + "\n")
+            _write(json.dumps({"time": time, "event": name, **fields}, default=str) + "\n")
 
     def warn(self, message: str) -> None:
-        self.say(f"{self._painted('33', 'warning:')} {message}")
+        self.say(message, label="warning:", color="33")
         self.event("log", {"level": "warning", "message": message})
 
     def fail(self, message: str, *, exit_code: int, kind: str) -> None:
         """Say why the command ends early."""
-        self.say(f"{self._painted('31', 'bulkfetch:')} {message}", always=True)
+        self.say(message, always=True, label="bulkfetch:", color="31")
         self.event(
             "error", {"class": kind, "message": message, "exit_code": exit_code}, always=True
         )
@@ -72,11 +77,8 @@ class Voice:
         """Show where an error came from, when that much was asked for."""
         if self.verbose:
             lines = "".join(traceback.format_exception(error))
-            self.say(lines, always=True)
+            self.say(*lines.splitlines(), always=True)
             self.event("traceback", {"text": lines}, always=True)
-
-    def _painted(self, color: str, text: str) -> str:
-        return f"\x1b[{color}m{text}\x1b[0m" if self.color else text
 
 
 class _Handler(logging.Handler):
