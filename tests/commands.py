@@ -28,11 +28,11 @@ def bulkfetch(*arguments, token="simulated-token", variables=None, **options):
 
 
 @contextmanager
-def started(*arguments, **options):
+def started(*arguments, token="simulated-token", **options):
     """Start a command; it is killed and waited for at the end, if it still runs."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], env=environment(), **(pipes | options)
+        [*COMMAND, *map(str, arguments)], env=environment(token), **(pipes | options)
     ) as process:
         try:
             yield process

@@ -351,29 +351,6 @@ def wait_for_rows(process, output):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["f75", "f76"]
-)
-def test_f75_f76_asked_to_stop(tmp_path, number, code):
-    """One SIGINT or SIGTERM: what is in flight is finished and kept, so nothing is asked twice."""
-    output = tmp_path / "out.ndjson"
-    with SimulatedServer(Simulation(courses=300, rows=(1, 5), latency=0.05)) as server:
-        words = fetch(server, output, tmp_path / "ids.txt", "--no-adaptive")
-        with started(*words) as process:
-            wait_for_rows(process, output)
-            process.send_signal(number)
-            _, said = process.communicate(timeout=60)
-        assert process.returncode == code, said
-        assert "same command" in said
-        assert "Traceback" not in said
-        assert verify(output) == []
-        assert 0 < read_ledger(output).fetched == server.counters.requests < 300
-        done = bulkfetch(*words)
-        assert done.returncode == 0, done.stderr
-        assert set(server.counters.by_course.values()) == {1}
-        assert lost_and_doubled(output, server) == (0, 0)
-
-
 def test_f75_interrupted_twice(tmp_path):
     """A second SIGINT ends the run at once; the next one completes it."""
     output = tmp_path / "out.ndjson"

@@ -14,7 +14,7 @@ import time
 
 import pytest
 from answers import options, statuses, users
-from commands import bulkfetch, fetch, started
+from commands import bulkfetch, fetch
 from victim import Victims, check, ids
 
 from bulkfetch import Hooks, export
@@ -144,25 +144,6 @@ def test_f74_no_plain_file(tmp_path):
     said = refused(tmp_path / "link", tmp_path, "--overwrite")
     assert "is a symbolic link: name the file" in said
     assert "create the folder first" in refused(tmp_path / "no" / "out.ndjson", tmp_path)
-
-
-# The reader of a pipe goes
-
-
-@pytest.mark.parametrize("command", ["fetch", "discover"])
-def test_f77_the_reader_of_the_pipe_goes(tmp_path, command):
-    """Exit 141 and nothing said of it, as `head` expects."""
-    with SimulatedServer(Simulation(courses=3000, rows=(20, 60))) as server:
-        words = fetch(server, "-", tmp_path / "ids.txt", "--no-adaptive", "-q")
-        if command == "discover":
-            words = ("discover", "--endpoint", server.endpoint, "-q")
-        with started(*words) as process:
-            assert json.loads(process.stdout.readline())["contentItemId"]
-            process.stdout.close()
-            said = process.stderr.read()
-            process.wait(60)
-    assert process.returncode == 141
-    assert said == ""
 
 
 # Clocks
