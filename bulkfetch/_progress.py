@@ -175,7 +175,7 @@ def _drawing(state: State, speed: Speed) -> RenderableType:
 
     done, total = done_of(state)
     line = Table.grid(padding=(0, 1), expand=True)
-    line.add_column(ratio=1, max_width=60)
+    line.add_column(ratio=1)
     line.add_column(no_wrap=True)
     share = f"{100 * done // total}%" if total else ""
     bar = ProgressBar(total=total or None, completed=done, pulse=not total)
