@@ -11,6 +11,7 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 
@@ -271,14 +272,17 @@ def kill_the_command(tmp_path, courses, times, seed):
     rng = random.Random(seed)
     simulation = Simulation(courses=courses, rows=(0, 20), zero_share=0.05)
     outputs = killed = 0
+    longest = 0.0
     with SimulatedServer(simulation) as server:
         while killed < times:
             output = tmp_path / f"out-{outputs}.ndjson"
             words = fetch(server, output, tmp_path / "ids.txt", "--no-adaptive", "-q")
             while not output.exists():
-                # Starting takes half a second, and is worth a kill now and then.
-                moment = rng.uniform(0.3, 0.6 + courses / 500) if killed < times else None
-                killed += _killed(words, moment)
+                began = time.monotonic()
+                # The first run is left alone, to see how long one takes; starting is half of it.
+                again = outputs and killed < times
+                killed += _killed(words, rng.uniform(0.3, 0.9) * longest if again else None)
+                longest = max(longest, time.monotonic() - began)
             assert lost_and_doubled(output, server) == (0, 0)
             assert verify(output) == []
             outputs += 1
@@ -287,10 +291,11 @@ def kill_the_command(tmp_path, courses, times, seed):
 
 def _killed(words, moment):
     with started(*words) as process:
-        if moment is not None:
-            time.sleep(moment)
+        try:
+            _, said = process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
             process.kill()
-        _, said = process.communicate(timeout=120)
+            _, said = process.communicate()
     assert process.returncode in {0, -signal.SIGKILL}, said
     return process.returncode != 0
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+import hostile
 import pytest
 from answers import options, statuses, users
 from commands import bulkfetch, fetch
@@ -206,3 +207,19 @@ async def test_f82_a_slow_disk_slows_the_requests(tmp_path, monkeypatch):
     assert max(ahead) <= (4 << 20) / size + 2 + 8
     assert len(ahead) >= 8
     assert committed == [500]
+
+
+# Hostile servers
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("billion laughs", "exceeds what is safe to parse"), ("100,000 headers", "not valid HTTP")],
+    ids=["f41", "f22"],
+)
+async def test_f22_f41_refusing_a_hostile_answer_takes_no_memory(name, words):
+    """Refused in words, for less than four megabytes; bombs and endless bodies are in F46-F49."""
+    [answer] = [answer for named, answer, _ in hostile.answers() if named == name]
+    memory, _, said = await hostile.cost(answer)
+    assert words in said
+    assert memory < 4
