@@ -396,6 +396,30 @@ async def test_a_slow_disk_slows_the_run(out, monkeypatch):
     assert 0 < waiting <= 2**20 / size + 2**21 / size + 8 + 2
 
 
+async def test_a_quiet_run_notes_its_state(out, monkeypatch):
+    """While nothing comes the journal still hears of the run, so that others can look at it."""
+    monkeypatch.setattr("bulkfetch._export._NOTE_SECONDS", 0.02)
+    gate = Gate()
+    transport = by_course()
+    transport._sleep = gate
+    task = asyncio.create_task(export(MANY, out, options(), transport=transport))
+    await gate.reached.wait()
+    journal, sizes = out.with_name("out.ndjson.journal"), set()
+    while len(sizes) < 3:
+        await asyncio.sleep(0.02)
+        sizes.add(journal.stat().st_size)
+    gate.opened.set()
+    assert (await task).output_courses == 60
+
+
+async def test_to_stdout(capfdbinary):
+    """With "-" the rows go to stdout, and nothing else does."""
+    summary = await export(MANY, "-", options(), transport=by_course(c1=[UNKNOWN]))
+    written = capfdbinary.readouterr().out
+    assert rows_of(written) == {course: users(course, 3) for course in MANY if course != "c1"}
+    assert summary.output_rows == len(written.splitlines()) == 59 * 3
+
+
 # Commits and hooks
 
 
