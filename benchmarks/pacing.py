@@ -197,6 +197,23 @@ MODELS = (
         "brown-out: 503 for 20 %, any load",
         lambda rng: Failing(rng, share=0.2, period=(20.0, 35.0)),
         ceiling=32,
+    ),
+    Model(
+        "503 for 1 %, any load",
+        lambda rng: Failing(rng, share=0.01, period=(0.0, 1e9)),
+        ceiling=32,
+        goals=False,
+    ),
+    Model(
+        "503 for 5 %, any load",
+        lambda rng: Failing(rng, share=0.05, period=(0.0, 1e9)),
+        ceiling=32,
+        goals=False,
+    ),
+    Model(
+        "503 for 30 %, any load",
+        lambda rng: Failing(rng, share=0.3, period=(0.0, 1e9)),
+        ceiling=32,
         goals=False,
     ),
 )

@@ -68,6 +68,8 @@ class Setup:
     limiter: Limiter | None = None
     hooks: Hooks = _NO_HOOKS
     settled: Container[str] = frozenset()
+    proven: bool = False
+    """Whether this account has fetched courses into the same output before."""
     spool_directory: str | None = None
     run_id: str = ""
 
@@ -135,6 +137,7 @@ class Run:
         self._stopping = False
         self._timers: list[asyncio.TimerHandle] = []
         self._refused_in_a_row = self._denied = 0
+        self._proven = setup.proven
 
     # For the consumer
 
@@ -310,7 +313,7 @@ class Run:
         error = outcome.error
         if isinstance(error, Refused):
             self._refused_in_a_row = 0
-            if error.kind != "permission-denied" or self._tally.fetched:
+            if error.kind != "permission-denied" or self._proven or self._tally.fetched:
                 return outcome
             # All denied from the start: it may be the account, so no course is settled by it.
             self._denied += 1

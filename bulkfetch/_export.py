@@ -119,6 +119,7 @@ async def export(  # noqa: PLR0913 - what an embedding program may bring
             limiter=limiter,
             hooks=hooks,
             settled=_settled(ledger, again),
+            proven=ledger.fetched > 0,
             spool_directory=None if output == "-" else Layout.of(output).directory,
             run_id=run_id,
         )

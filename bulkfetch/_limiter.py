@@ -15,7 +15,7 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
-from bulkfetch._pacing import Hold, LearnedRate, Pace, RetryBudget, Window
+from bulkfetch._pacing import Blame, Hold, LearnedRate, Pace, RetryBudget, Window
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -35,6 +35,7 @@ class Limiter:
     """
 
     __slots__ = (
+        "_blame",
         "_budget",
         "_calm",
         "_cause",
@@ -72,6 +73,7 @@ class Limiter:
         self._rate = inf if rate is None else rate
         self._window = Window(concurrency) if adaptive else None
         self._learned = LearnedRate()
+        self._blame = Blame()
         self._pace = Pace(self._rate)
         self._hold = Hold(max_hold)
         self._cause = _ASKED
@@ -117,6 +119,8 @@ class Limiter:
         if self._window is None:
             return
         now = self._clock()
+        if self._blame.active:
+            self._blame.succeeded(now, limit=self.limit, rate=self._pace.rate)
         self._learned.succeeded(now)
         self._window.succeeded(now, seconds)
         if self._window.limit != self.limit:
@@ -128,10 +132,15 @@ class Limiter:
         if self._window is None:
             return
         now = self._clock()
-        if self._learned.strained(now):
+        if self._blame.strained(now, limit=self.limit, rate=self._pace.rate):
+            self._learned.unblamed()
+            self._window.unblamed()
             self._plan_anew(now)
-        self._window.strained(now)
-        self.limit = self._window.limit
+        elif not self._blame.tolerated:
+            if self._learned.strained(now):
+                self._plan_anew(now)
+            self._window.strained(now)
+            self.limit = self._window.limit
 
     async def allow_retry(self) -> None:
         """Wait until the retry budget has room for one more retry, and take it."""

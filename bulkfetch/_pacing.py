@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Breaker", "Hold", "LearnedRate", "Pace", "RetryBudget", "Window", "retry_pause"]
+__all__ = [
+    "Blame",
+    "Breaker",
+    "Hold",
+    "LearnedRate",
+    "Pace",
+    "RetryBudget",
+    "Window",
+    "retry_pause",
+]
 
 
 class Pace:
@@ -162,6 +171,10 @@ class Window:
         self.limit = max(1, int(self.limit * (0.9 - 0.4 * share)))
         self._begin(self._end_round, self.limit, now)
 
+    def unblamed(self) -> None:
+        """Take the cuts back: strain has nothing to do with how many are under way."""
+        self._steep = True
+
     @property
     def round_trip(self) -> float | None:
         """How many seconds a good answer takes these days; None until there was one."""
@@ -287,6 +300,11 @@ class LearnedRate:
         self._cut(now, accepted)
         return True
 
+    def unblamed(self) -> None:
+        """Forget the limit: refusals have nothing to do with the rate."""
+        self._level = 0.0
+        self._patience = 1.0
+
     def held(self, now: float, until: float, *, asked: bool) -> None:
         """Leave the time from `now` to `until`, in which nothing starts, out of all counts.
 
@@ -325,6 +343,96 @@ class LearnedRate:
             self._peak = max(self._peak, self._good / seconds)
         self._since = start
         self._good = self._refused = 0
+
+
+_SAMPLE = 60  # requests that make a share worth something, ...
+_SAMPLE_REFUSALS = 6  # ... if so many were refused; ...
+_LONG_SAMPLE = 400  # ... or so many requests whatever was refused; limits count by whole seconds
+_GENTLER = 0.8  # a sample at this share of the earlier pace can be held against it
+_NO_LESS = 0.6  # refusals that keep this share of theirs have not gone down
+_TOLERANCE = 1.5  # so much more than known, and they are looked at again
+
+
+class Blame:
+    """Whether refusals come from the load that is put on the server, or would come anyway.
+
+    A server that has all the load it can take refuses less of a gentler one; one that fails a
+    share of whatever it is asked does not. So samples are compared: if one that began with less
+    than 0.8 of the window or rate of an earlier one was refused nearly the same share, going
+    slower was for nothing, and refusals of that share are tolerated until there are more of them.
+    """
+
+    __slots__ = (
+        "_began",
+        "_good",
+        "_hinted",
+        "_refused",
+        "_rough",
+        "_since",
+        "active",
+        "tolerated",
+    )
+
+    def __init__(self) -> None:
+        self._hinted = False
+        self.active = False
+        """Whether answers must be counted: there was a refusal lately."""
+        self.tolerated = 0.0
+        """The share of refusals that the load is not to blame for; 0: none is known."""
+        self._rough = (0, 0.0, 0.0)  # window, requests per second, refused share
+        self._began = (0, inf)  # window and rate allowed when this sample began
+        self._good = self._refused = 0
+        self._since = -inf
+
+    def succeeded(self, now: float, *, limit: int, rate: float) -> None:
+        """Count one good answer; needed only while `active`. `limit` and `rate` are in force."""
+        self._good += 1
+        if self._good + self._refused >= _LONG_SAMPLE and now - self._since >= _SPAN:
+            self._end_sample(now, limit, rate)
+
+    def strained(self, now: float, *, limit: int, rate: float) -> bool:
+        """Count one refusal; true when it has just turned out that the load is not to blame."""
+        if not self.active:
+            self.active = True
+            self._begin_sample(now, limit, rate)
+        self._refused += 1
+        if self._refused < _SAMPLE_REFUSALS or self._good + self._refused < _SAMPLE:
+            return False
+        return now - self._since >= _SPAN and self._end_sample(now, limit, rate)
+
+    def _begin_sample(self, now: float, limit: int, rate: float) -> None:
+        self._good = self._refused = 0
+        self._since = now
+        self._began = (limit, rate)
+
+    def _end_sample(self, now: float, limit: int, rate: float) -> bool:
+        requests = self._good + self._refused
+        share, pace = self._refused / requests, requests / (now - self._since)
+        window, allowed = self._began
+        self._begin_sample(now, limit, rate)
+        before, earlier, refused = self._rough
+        gentler = window <= _GENTLER * before or allowed <= _GENTLER * earlier
+        if not share:
+            self.active, self.tolerated, self._hinted = False, 0.0, False
+        elif self.tolerated:
+            if share > self.tolerated:
+                self.tolerated, self._hinted = 0.0, False
+                self._rough = (window, pace, share)
+        elif not gentler or share > 2 * refused:  # worse all the same: the server has changed
+            self._rough, self._hinted = (window, pace, share), False
+        elif share < _NO_LESS * refused or not _accepts_alike(earlier / pace, refused, share):
+            self._hinted = False
+        elif not self._hinted:
+            self._hinted = True  # the server may just have changed: a second sample must agree
+        else:
+            self.tolerated = _TOLERANCE * max(share, refused) + _NOISE
+            return True
+        return False
+
+
+def _accepts_alike(slowed: float, before: float, now: float) -> bool:
+    # A full server takes the same number of fewer requests: then the accepted share has risen.
+    return 1 - now < (1 - before) * float(max(1.0, slowed) ** 0.3)
 
 
 class RetryBudget:

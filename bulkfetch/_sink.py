@@ -185,7 +185,7 @@ class JournaledFile:
         self._take_lock()
         self._directory = self._open_file(self._layout.directory, os.O_RDONLY | os.O_DIRECTORY)
         self._ledger = Ledger() if self._overwrite else replay(self._journal.blocks())
-        if self._ledger.header is None:
+        if self._ledger.header is None or self._is_another_that_got_nothing(self._ledger.header):
             self._begin()
         else:
             self._check_header(self._ledger.header)
@@ -217,11 +217,17 @@ class JournaledFile:
                 ) from None
             raise
 
+    def _is_another_that_got_nothing(self, header: Header) -> bool:
+        """Whether all there is comes from a run with other settings that settled nothing."""
+        ledger = self._ledger
+        kept = ledger.settled or ledger.done or ledger.reopened
+        return not kept and header.format == FORMAT and header.fingerprint != self._run.fingerprint
+
     def _begin(self) -> None:
         size = self._journal.size()
         if not self._overwrite:
             self._refuse_unexplained()
-            if size > _LONGEST_HEADER:
+            if self._ledger.header is None and size > _LONGEST_HEADER:
                 raise OutputError(
                     f"{self._layout.journal} ({size} bytes) is no journal that can be read: "
                     "move it away, or replace everything with --overwrite"
@@ -236,8 +242,7 @@ class JournaledFile:
         self._journal.append(encode(header))
         self._journal.sync()
         self._sync_names()
-        self._ledger.header = header
-        self._ledger.runs.append(run.run)
+        self._ledger = Ledger(header=header, runs=[run.run])
         self._writing = True
 
     def _refuse_unexplained(self) -> None:

@@ -107,7 +107,9 @@ class Source:
         if self._ids is not None:
             return next(self._ids, _END)
         async with self._turn:  # an async generator serves one at a time
-            return _END if self._async_ids is None else await anext(self._async_ids, _END)
+            if self._async_ids is None or (self._left is not None and self._left <= 0):
+                return _END
+            return await anext(self._async_ids, _END)
 
     def _wanted(self, course_id: str) -> bool:
         try:

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.pacing import MODELS, compare
-from bulkfetch._pacing import Breaker, Hold, LearnedRate, Pace, RetryBudget, Window, retry_pause
+from bulkfetch._pacing import (
+    Blame,
+    Breaker,
+    Hold,
+    LearnedRate,
+    Pace,
+    RetryBudget,
+    Window,
+    retry_pause,
+)
 
 steps = st.lists(st.floats(0, 5, allow_nan=False), min_size=1, max_size=80)
 
@@ -506,3 +515,57 @@ def test_a_healthy_server_costs_nothing():
     row = compare(replace(MODELS[0], seconds=30.0, warm_up=1.0), quick=True)
     assert row.share >= 0.98
     assert row.limit == MODELS[0].ceiling
+
+
+def test_refusals_that_no_pace_avoids_cost_little_throughput():
+    """A server that fails 5 % of whatever it is asked is not crawled along at a fraction."""
+    model = next(model for model in MODELS if model.name == "503 for 5 %, any load")
+    row = compare(replace(model, seconds=60.0, warm_up=20.0), seed=2, quick=True)
+    print(row)
+    assert row.share >= 0.9
+
+
+def blame_after(samples):
+    """Feed samples of (window, rate, requests, refused), two seconds each; return the verdicts."""
+    blame, now, verdicts = Blame(), 100.0, []
+    for window, rate, requests, refused in samples:
+        told = False
+        for number in range(requests):
+            now += 2.05 / requests
+            if number * refused // requests != (number + 1) * refused // requests:
+                told = blame.strained(now, limit=window, rate=rate) or told
+            elif blame.active:
+                blame.succeeded(now, limit=window, rate=rate)
+        verdicts.append(told)
+    return blame, verdicts
+
+
+@pytest.mark.parametrize(
+    ("samples", "tolerated"),
+    [
+        # The same share at half the load, again and again: the load is not to blame.
+        ([(32, inf, 400, 20)] * 2 + [(16, inf, 200, 10)] * 6, True),
+        # A full server takes 100 in two seconds, whatever is asked of it.
+        ([(64, inf, 400, 300)] * 2 + [(45, inf, 280, 180)] * 6, False),
+        # Half the load and hardly a refusal any more: the load it was.
+        ([(32, inf, 400, 40)] * 2 + [(16, inf, 200, 1)] * 6, False),
+        # Never any gentler: nothing can be known.
+        ([(32, inf, 400, 20)] * 8, False),
+    ],
+)
+def test_refusals_are_tolerated_only_if_a_gentler_pace_has_not_helped(samples, tolerated):
+    """Going slower that bought nothing is taken back; going slower that helped is not."""
+    blame, verdicts = blame_after(samples)
+    assert any(verdicts) is tolerated
+    assert (blame.tolerated > 0) is tolerated
+
+
+def test_tolerance_ends_when_more_is_refused_and_when_nothing_is():
+    """A tolerated share is no licence: more refusals count again, and none forgets it."""
+    known = [(32, inf, 400, 20)] * 2 + [(16, inf, 200, 10)] * 6
+    worse, _ = blame_after([*known, (32, inf, 400, 200)])
+    assert worse.active
+    assert not worse.tolerated
+    healed, _ = blame_after([*known, *[(32, inf, 500, 0)] * 4])
+    assert not healed.active
+    assert not healed.tolerated

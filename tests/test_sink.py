@@ -23,6 +23,7 @@ from bulkfetch._errors import (
     OutputError,
     OutputLocked,
     Refused,
+    RunRefused,
     Transient,
 )
 from bulkfetch._journal import FORMAT, Header, encode, frames, replay
@@ -949,3 +950,26 @@ def test_name_too_long(tmp_path):
     with pytest.raises(OutputError, match="the name is too long"):
         real_run(tmp_path / ("x" * 245))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_journal_of_a_run_that_got_nothing_does_not_block_a_corrected_endpoint(tmp_path):
+    """After a mistyped endpoint the corrected command begins anew; one that got rows is kept."""
+    path = tmp_path / "out.ndjson"
+
+    def sink(host):
+        return JournaledFile(path, fingerprint={"endpoint": host}, run_id=host)
+
+    mistyped = sink("wrong")
+    mistyped.open()
+    mistyped.commit([Failed("1", RunRefused("html-page", "a login page"))])
+    mistyped.note({"padding": "x" * 20_000})
+    mistyped.close()
+    corrected = sink("right")
+    assert not corrected.open().failed
+    rows = Spool()
+    rows.append(b"{}\n", 1)
+    corrected.commit([Fetched("1", rows)])
+    corrected.close()
+    with pytest.raises(ConfigurationError, match="was begun with endpoint 'right'"):
+        sink("wrong").open()
+    assert path.with_name("out.ndjson.part").read_bytes() == b"{}\n"

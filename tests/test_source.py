@@ -143,3 +143,21 @@ def test_seen_ids_stay_small():
         seen.add(f"c{number}")
     assert len(seen._few) == 0
     seen.close()
+
+
+async def test_a_limit_holds_for_async_ids_while_many_workers_ask_at_once():
+    """An open pipe is not asked for more ids than the limit, however many workers wait for one."""
+    pulled = []
+
+    async def ids():
+        for number in range(2):
+            pulled.append(number)
+            yield str(number)
+        await asyncio.Event().wait()
+
+    source = Source(ids(), limit=2)
+    async with asyncio.timeout(10):
+        given = await asyncio.gather(*(source.next() for _ in range(8)))
+    assert sorted(item for item in given if item) == [(1, "0"), (2, "1")]
+    assert pulled == [0, 1]
+    source.close()
