@@ -197,6 +197,7 @@ MODELS = (
         "brown-out: 503 for 20 %, any load",
         lambda rng: Failing(rng, share=0.2, period=(20.0, 35.0)),
         ceiling=32,
+        goals=False,
     ),
     Model(
         "503 for 1 %, any load",
