@@ -227,6 +227,7 @@ class Fetcher:
                 await self._converse(course, body)
             except CourseError as caught:
                 error = caught
+                error.hide(token.reveal())
             finally:
                 self.in_flight.discard(course.course_id)
             seconds = time.monotonic() - began

@@ -16,6 +16,7 @@ from bulkfetch._journal import Done, FailedCourse, Header, Ledger
 from bulkfetch._layout import failure
 from bulkfetch._members import blocks, write_all
 from bulkfetch._model import Failed, Fetched
+from bulkfetch._text import harmless_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,7 @@ class PipeOutput:
         self._write = write
         self._clock = clock
         self._digest = sha256()
+        self._shown = harmless_rows() if os.isatty(fd) else None
         header = Header(run_id, fingerprint, clock(), version)
         self._ledger = Ledger(header=header, runs=[run_id])
 
@@ -56,7 +58,7 @@ class PipeOutput:
         fetched = [outcome for outcome in outcomes if isinstance(outcome, Fetched)]
         failed = [FailedCourse.of(outcome) for outcome in outcomes if isinstance(outcome, Failed)]
         for block in blocks(fetched):
-            self._write_block(block)
+            self._write_block(self._shown(block) if self._shown else block)
         courses = [(c.course_id, len(c.rows), c.attempts, c.seconds) for c in fetched]
         self._ledger.count(courses, failed)
 

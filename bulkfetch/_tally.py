@@ -1,7 +1,7 @@
 """What a run has done so far, counted: courses, rows, failures, retries, latencies, waits.
 
 Fed by the engine with each outcome and each attempt; `summary` freezes it for a person, a program
-or the manifest. Latencies go into an HDR histogram (three significant digits, microseconds up to
+or the manifest. Latencies go into an HDR histogram (two significant digits, microseconds up to
 an hour), which costs 1 us a request and can be stored and merged.
 """
 
@@ -91,7 +91,7 @@ class Tally:
         self.courses = self.fetched = self.rows = self.empty = self.requests = 0
         self.failures: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
-        self.latency = HdrHistogram(1, _LONGEST_US, 3)
+        self.latency = HdrHistogram(1, _LONGEST_US, 2)
 
     def add(self, outcome: Outcome) -> None:
         self.courses += 1

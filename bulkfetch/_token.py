@@ -179,7 +179,9 @@ async def _ask_endpoint(options: Options, transport: Transport) -> tuple[Secret,
     if status in {408, 429} or status >= 500:
         raise Transient("token", f"the token endpoint {host} answers HTTP {status}", overload=True)
     if status != 200:
-        raise RunRefused("token", _refusal(host, status, body))
+        refusal = RunRefused("token", _refusal(host, status, body))
+        refusal.hide(Secret(options.client_secret or "").reveal())
+        raise refusal
     return _read_answer(host, body)
 
 

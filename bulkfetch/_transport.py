@@ -158,7 +158,7 @@ class HttpReply:
             if self._gunzip and (piece := self._gunzip.take()):
                 return piece
             try:
-                data = await self._content.readany()
+                data = await self._content.read(PIECE)  # all that is there could be 768 KiB
             except (aiohttp.ClientError, OSError, zlib.error) as error:
                 raise _inside_the_body(error) from None
             if not (self._gunzip and data):

@@ -746,7 +746,7 @@ def test_completion_knows_commands_and_flags(monkeypatch, run):
 
 def test_f88_rows_on_a_terminal_obey_nobody():
     """What a terminal might obey is spelled out, and the JSON means the same."""
-    from bulkfetch.cli._files import harmless
+    from bulkfetch._text import harmless
 
     text = '{"title":"Passé \u009b2J \u202e \U000e0001"}'
     shown = harmless(text)

@@ -164,7 +164,6 @@ async def test_f86_nor_when_the_server_sends_it_back(answer, tmp_path):
     assert search.hits == []
 
 
-@pytest.mark.xfail(reason="a fault text that repeats the token is shown with it")
 @pytest.mark.parametrize("token_url", [False, True], ids=["fault", "token endpoint"])
 async def test_f86_nor_in_the_servers_own_words(token_url, tmp_path):
     """A fault text is shown, but not the token that it repeats."""
@@ -320,7 +319,6 @@ async def test_f88_titles_and_ids_are_harmless_on_a_terminal(words):
 ROWS = statuses([(f"u{RAW_EVIL}", f"s{RAW_EVIL}", 1)])
 
 
-@pytest.mark.xfail(reason="fetch -o - and parse write C1 and bidi characters to a terminal")
 async def test_f88_rows_on_a_terminal_are_harmless(tmp_path):
     """`fetch -o -` and `parse` on a terminal: the rows are the same JSON, without what it obeys."""
     (tmp_path / "ids.txt").write_text("c1\n")

@@ -50,8 +50,8 @@ def test_counts(given, retries):
 
 
 @given(st.lists(st.floats(1e-6, 3_600), min_size=1))
-def test_latencies_to_three_digits(seconds):
-    """Quantiles are one of the latencies, within a thousandth, and in order."""
+def test_latencies_to_two_digits(seconds):
+    """Quantiles are one of the latencies, within a hundredth, and in order."""
     tally = Tally()
     for one in seconds:
         tally.attempted(one)
@@ -60,7 +60,7 @@ def test_latencies_to_three_digits(seconds):
     quantiles = [summary.latency_p50, summary.latency_p90, summary.latency_p99]
     assert quantiles == sorted(quantiles)
     for quantile in quantiles:
-        assert min(abs(quantile - one) - one / 500 for one in seconds) < 2e-6
+        assert min(abs(quantile - one) - one / 50 for one in seconds) < 2e-6
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 1e-9, 3_600.0, 1e12])
@@ -68,7 +68,7 @@ def test_latencies_beyond_the_scale(seconds):
     """A clock that stood still or jumped breaks nothing."""
     tally = Tally()
     tally.attempted(seconds)
-    assert 1e-6 <= tally.quantile(50) <= 3_605
+    assert 1e-6 <= tally.quantile(50) <= 3_650
     assert tally.requests == 1
 
 

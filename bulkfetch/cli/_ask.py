@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bulkfetch._settings import make_options
-from bulkfetch.cli._files import harmless
+from bulkfetch._text import harmless
 from bulkfetch.cli._flags import ASKING, command
 
 if TYPE_CHECKING:

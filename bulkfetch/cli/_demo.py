@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from bulkfetch.cli._files import harmless
+from bulkfetch._text import harmless
 from bulkfetch.cli._flags import command
 
 if TYPE_CHECKING:

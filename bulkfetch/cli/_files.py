@@ -1,4 +1,4 @@
-"""What commands write and look at besides a run's own files: private files, rows for a terminal."""
+"""What commands write and look at besides a run's own files: private files, finished outputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bulkfetch._errors import ConfigurationError
 from bulkfetch._layout import Layout, failures
-from bulkfetch._text import printable
+from bulkfetch._text import harmless_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,8 @@ def writing(path: str, *, overwrite: bool) -> Iterator[Callable[[Iterable[bytes]
     and may not be replaced, OutputError when it cannot be written.
     """
     if path == "-":
-        yield sys.stdout.buffer.writelines
+        shown = harmless_rows() if sys.stdout.isatty() else bytes
+        yield lambda blocks: sys.stdout.buffer.writelines(map(shown, blocks))
         return
     from bulkfetch._members import codec
 
@@ -52,16 +53,3 @@ def read_output(output: str) -> Ledger:
             "name the file that was given to fetch -o"
         )
     return read_ledger(output)
-
-
-def harmless(text: str) -> str:
-    """Spell out what a terminal might obey, as JSON escapes: the value of the JSON is the same."""
-    return "".join(
-        character if printable(character) == character else _escaped(character)
-        for character in text
-    )
-
-
-def _escaped(character: str) -> str:
-    units = character.encode("utf-16-be")
-    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
