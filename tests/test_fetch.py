@@ -216,7 +216,15 @@ async def test_the_fault_counts_before_the_status(status):
     """A final word in the body of a 50x is final; without one the status is passing."""
     final = scripted(fault("Unknown content item"), status=status)
     assert len((await fetch(final)).requests) == 1
-    for body in (b"", b"<x", b"<x/>", statuses(GOOD), TORN[2_000]):
+    for body in (
+        b"",
+        b"<x",
+        b"<x/>",
+        statuses([]),
+        statuses(GOOD[:1]),
+        statuses(GOOD),
+        TORN[2_000],
+    ):
         seen = await fetch(scripted(body, status=status), OK)
         assert seen.rows == GOOD
         assert seen.attempts[0].error.kind == f"http-{status}"

@@ -404,7 +404,14 @@ async def test_f19_a_stalled_body(size):
 async def test_f20_one_byte_at_a_time(monkeypatch):
     """A body that trickles never falls silent, and is given up for its speed."""
     monkeypatch.setattr("bulkfetch._fetch._SLOW_AFTER", 0.1)
-    await passes(dribble(OK), "timeout", min_throughput=10_000)
+    head, blank, body = OK.partition(b"\r\n\r\n")
+
+    async def trickle(exchange):
+        await exchange.send(head + blank)
+        await exchange.dribble(body, seconds=0.02)
+
+    result = await passes(trickle, "timeout", min_throughput=10_000)
+    assert "trickles at less than 10000 bytes/s" in result.attempts[0].error.message
 
 
 async def test_f20_slow_but_within_bounds(monkeypatch):
@@ -883,6 +890,23 @@ async def test_f48_endless_records(bound, words):
     assert words in seen["messages"][0]
     assert (len(server.requests), seen["rows"]) == (1, {})
     assert seen["grown"] < 8 * MEBIBYTE
+
+
+async def test_f48_endless_records_around_a_fault():
+    """The body of a failure is read for a fault, a megabyte of it and no more."""
+    sent = 0
+
+    async def endless(exchange):
+        nonlocal sent
+        await exchange.send(chunked(START).replace(b"200 OK", b"500 Oops"))
+        while sent < 1 << 30:
+            await exchange.send(b"%x\r\n%b\r\n" % (len(RECORDS), RECORDS))
+            sent += len(RECORDS)
+
+    async with RawServer(endless) as server:
+        result = await run(endpoint=server.url, retries=0)
+    assert result.kinds == ["http-500"]
+    assert sent < 64 * MEBIBYTE  # what fits into the sockets between
 
 
 async def test_f49_a_user_id_of_ten_megabytes():
