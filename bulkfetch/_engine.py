@@ -240,7 +240,7 @@ class Run:
         worker.add_done_callback(self._leave)
 
     def _leave(self, worker: asyncio.Task[None]) -> None:
-        del self._workers[worker]
+        self._workers.pop(worker, None)
         if not self._workers:
             self._outbox.end()
 
@@ -258,6 +258,8 @@ class Run:
                 self._workers[me] = ""
         except Exception as error:  # noqa: BLE001 - the consumer's: from ids, hooks, token or disk
             self.stop(error)
+        finally:
+            self._leave(me)  # at once: the next that asks whether it is needed must not count it
 
     def _needed(self) -> bool:
         return len(self._workers) - self._resting <= self._options.concurrency

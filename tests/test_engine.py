@@ -358,6 +358,36 @@ async def test_resting_courses_are_bounded():
         assert outcomes.state.in_flight == ()
 
 
+async def test_spare_workers_leave():
+    """Once the retries are over there are as many workers as `concurrency` again."""
+    transport = ScriptedTransport(by_course(**{course: [BUSY, OK] for course in MANY[:40]}))
+    ids = (f"c{number}" for number in range(1_000))
+    settings = options(concurrency=2, backoff=0.01, max_backoff=0.01)
+    most = 0
+    async with stream(ids, settings, transport=transport) as outcomes:
+        for _ in range(100):
+            await anext(outcomes)
+            most = max(most, len(outcomes._workers))
+        await settle()
+        assert len(outcomes._workers) == 2 < most
+
+
+async def test_spare_workers_leave_one_by_one():
+    """However many find themselves spare in the same moment, no id is left unfetched."""
+    transport = ScriptedTransport(by_course(**{course: [BUSY, OK] for course in MANY[:8]}))
+    ids = [f"c{number}" for number in range(500)]
+    settings = options(concurrency=2, backoff=0.1, max_backoff=0.1)
+    async with stream(ids, settings, transport=transport) as outcomes:
+        while len(outcomes._workers) < 10 or outcomes._resting:  # noqa: ASYNC110 - white-box
+            await asyncio.sleep(0.01)  # until all ten wait for room
+        await settle()
+        seen = [(await anext(outcomes)).course_id for _ in range(100)]
+        await settle()
+        assert len(outcomes._workers) >= 2
+        seen += [outcome.course_id async for outcome in outcomes]
+    assert sorted(seen) == sorted(ids)
+
+
 async def test_a_shared_limiter_counts_for_both():
     """Two streams with one limiter stay within it together."""
     transport = ScriptedTransport([scripted(statuses(GOOD), delay=0.001)])
@@ -443,6 +473,20 @@ async def test_stop_finishes_what_is_in_flight():
             await collect(outcomes, seen)
     assert caught.value is error
     assert len(seen) == len(transport.requests) == 3
+
+
+async def test_stop_loses_no_outcome_that_is_there():
+    """Workers that wait for room hand over what they have, since it was paid for."""
+    transport = ScriptedTransport([OK])
+    ids = (f"c{number}" for number in range(1_000))
+    seen = []
+    async with stream(ids, options(concurrency=4, grace=30), transport=transport) as outcomes:
+        for _ in range(40):
+            await settle()
+        outcomes.stop(Interrupted("enough"))
+        with pytest.raises(Interrupted):
+            await collect(outcomes, seen)
+    assert len(seen) == len(transport.requests) == 256 + 4
 
 
 async def test_stop_grants_no_more_than_the_grace():
