@@ -553,6 +553,15 @@ async def test_the_breaker_needs_failures_in_a_row():
     assert len(result.failed) == 66
 
 
+async def test_a_refusal_of_a_course_closes_the_breaker():
+    """A server that refuses a course in proper words is there."""
+    script = by_course(**{name: [BUSY if int(name[1:]) % 5 else UNKNOWN] for name in MANY})
+    _, result = played(script, ids=MANY, retries=0, breaker=5, concurrency=1)
+    result = await result
+    assert result.error is None
+    assert len(result.failed) == 100
+
+
 async def test_the_breaker_may_be_switched_off():
     """With breaker 0 every course is tried to its end."""
     transport, result = played([BUSY], ids=MANY, retries=1, breaker=0)
@@ -609,13 +618,14 @@ async def test_refusals_that_all_share_stop_the_run(reply, words):
 
 
 async def test_refusals_must_be_in_a_row():
-    """One course that works in between shows that the account does."""
+    """One course in between that works, or is refused for itself, shows that the account does."""
     page = ScriptedReply(headers={"Content-Type": "text/html"})
-    script = by_course(**{course: [page] for course in MANY if int(course[1:]) % 3})
+    replies = [OK, page, page, UNKNOWN, page, page]
+    script = by_course(**{course: [replies[int(course[1:]) % 6]] for course in MANY})
     _, result = played(script, ids=MANY, refusals=3, concurrency=1)
     result = await result
     assert result.error is None
-    assert len(result.failed) == 66
+    assert len(result.rows) == 17
 
 
 async def test_permission_denied_from_the_start_is_the_account():
