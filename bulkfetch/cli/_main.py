@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "status": ("_look", "Say how far a run is, or how the last one ended."),
     "verify": ("_look", "Check every byte of OUT against its journal."),
     "retry-failed": ("_fetch", "Fetch again the courses of OUT that failed or were refused."),
+    "report": ("_report", "Tell a run of OUT as one page that needs no network, or as JSON."),
     "parse": ("_parse", "Turn saved responses into rows, one FILE a course."),
     "simulate": ("_simulate", "Run a simulated LMS until Ctrl-C."),
     "bench": (
