@@ -418,16 +418,23 @@ class Blame:
             if share > self.tolerated:
                 self.tolerated, self._hinted = 0.0, False
                 self._rough = (window, pace, share)
-        elif not gentler or share > 2 * refused:  # worse all the same: the server has changed
+        elif self._changed(pace, share, min(allowed, rate), gentler=gentler):
             self._rough, self._hinted = (window, pace, share), False
-        elif share < _NO_LESS * refused or not _accepts_alike(earlier / pace, refused, share):
-            self._hinted = False
-        elif not self._hinted:
-            self._hinted = True  # the server may just have changed: a second sample must agree
-        else:
-            self.tolerated = _TOLERANCE * max(share, refused) + _NOISE
-            return True
+        elif gentler:
+            vain = share >= _NO_LESS * refused and _accepts_alike(earlier / pace, refused, share)
+            if vain and self._hinted:
+                self.tolerated = _TOLERANCE * max(share, refused) + _NOISE
+                return True
+            self._hinted = vain  # the server may just have changed: a second sample must agree
         return False
+
+    def _changed(self, pace: float, share: float, allowed: float, *, gentler: bool) -> bool:
+        """Whether the server is another than in the rough sample: that one is no measure now."""
+        _, earlier, refused = self._rough
+        if gentler:
+            return share > 2 * refused  # worse, though less was asked of it
+        slower = pace < _GENTLER * earlier and allowed > pace / _GENTLER  # of its own accord
+        return pace >= earlier or slower
 
 
 def _accepts_alike(slowed: float, before: float, now: float) -> bool:
