@@ -182,6 +182,25 @@ async def test_ordered_with_failures_and_retries():
     assert courses == ["c0", "c1", "c2", "c3", "c4", "c5", "c6"]
 
 
+async def test_ordered_with_one_slow_course():
+    """The others wait for it within the outbox's bound, and it finds its way past them."""
+    opened = asyncio.Event()
+
+    async def sleep(seconds):
+        await (opened.wait() if seconds else asyncio.sleep(0))
+
+    slow = scripted(statuses(GOOD), delay=1)
+    transport = ScriptedTransport(by_course(c0=[slow]), sleep=sleep)
+    ids = [f"c{number}" for number in range(600)]
+    settings = options(ordered=True, concurrency=3)
+    async with stream(ids, settings, transport=transport) as outcomes:
+        for _ in range(40):
+            await settle()
+        assert 256 <= len(transport.requests) <= 256 + 3
+        opened.set()
+        assert [outcome.course_id async for outcome in outcomes] == ids
+
+
 async def test_no_ids_at_all():
     """Nothing to do is no error."""
     transport, result = played([OK], ids=[])

@@ -172,8 +172,9 @@ async def test_overwrite_begins_anew(out):
     assert set(rows_of(out.read_bytes())) == set(MANY[:5])
 
 
-async def test_large_courses_go_through_files(out, tmp_path):
+async def test_large_courses_go_through_files(out, tmp_path, monkeypatch):
     """Rows beyond a megabyte wait beside the output, without a name, and are all written."""
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     rows = users("large", 30_000)
     seen = []
     hooks = Hooks(outcome=lambda _: seen.append(sorted(path.name for path in tmp_path.iterdir())))
