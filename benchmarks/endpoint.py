@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from benchmarks import generator
 from benchmarks.machine import MIB, measure, pin
 from bulkfetch._model import GET_FINAL_STATUSES
-from bulkfetch._options import Secret
 from bulkfetch._protocol import Spelling, encode_request
+from bulkfetch._setting import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # `X as X` is how a type checker knows a public name
     from bulkfetch._model import Outcome as Outcome
     from bulkfetch._model import Rows as Rows
     from bulkfetch._options import Options as Options
-    from bulkfetch._options import Secret as Secret
+    from bulkfetch._setting import Secret as Secret
     from bulkfetch._tally import State as State
     from bulkfetch._tally import Summary as Summary
     from bulkfetch._transport import Reply as Reply
@@ -76,7 +76,8 @@ _HOMES = {
     "_hooks": ("Attempt", "Commit", "Hooks", "Wait"),
     "_limiter": ("Limiter",),
     "_model": ("ContentItem", "Failed", "Fetched", "FinalStatus", "Outcome", "Rows"),
-    "_options": ("Options", "Secret"),
+    "_options": ("Options",),
+    "_setting": ("Secret",),
     "_tally": ("State", "Summary"),
     "_transport": ("Reply", "Transport"),
 }

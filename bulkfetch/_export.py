@@ -22,8 +22,9 @@ from bulkfetch._errors import Interrupted
 from bulkfetch._hooks import Commit, Hooks
 from bulkfetch._layout import Layout
 from bulkfetch._model import GET_FINAL_STATUSES, Fetched
-from bulkfetch._options import Options, Secret
+from bulkfetch._options import Options
 from bulkfetch._pipe import PipeOutput
+from bulkfetch._setting import Secret
 from bulkfetch._sink import JournaledFile
 
 if TYPE_CHECKING:

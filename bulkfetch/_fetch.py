@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
     from bulkfetch._limiter import Limiter
     from bulkfetch._model import Method, Outcome
-    from bulkfetch._options import Options, Secret
+    from bulkfetch._options import Options
+    from bulkfetch._setting import Secret
     from bulkfetch._token import TokenProvider
     from bulkfetch._transport import Reply, Transport
 

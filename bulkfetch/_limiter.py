@@ -15,7 +15,8 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
-from bulkfetch._pacing import Blame, Hold, LearnedRate, Pace, RetryBudget, Window
+from bulkfetch._adaptive import Blame, LearnedRate, Window
+from bulkfetch._pacing import Hold, Pace, RetryBudget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

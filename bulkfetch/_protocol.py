@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bulkfetch._model import Method
-    from bulkfetch._options import Options, Secret
+    from bulkfetch._options import Options
+    from bulkfetch._setting import Secret
 
 ENVELOPE = "://schemas.xmlsoap.org/soap/envelope/"
 APPLICATION = "://ispringlearn.com/go/services/api/soap"

@@ -20,7 +20,7 @@ from bulkfetch._options import Options, settings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from bulkfetch._options import Setting
+    from bulkfetch._setting import Setting
 
 PREFIX: Final = "BULKFETCH_"
 CONFIG: Final = f"{PREFIX}CONFIG"

@@ -17,11 +17,10 @@ import zlib
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bulkfetch._errors import ConfigurationError, OutputError, OutputLocked
 from bulkfetch._journal import (
-    BLOCK,
     FORMAT,
     Commit,
     Done,
@@ -36,8 +35,9 @@ from bulkfetch._journal import (
     verified,
 )
 from bulkfetch._layout import Layout, failures, locate
-from bulkfetch._members import blocks, codec, write_all
+from bulkfetch._members import blocks, codec
 from bulkfetch._model import Failed, Fetched
+from bulkfetch._system import POSIX, File, System
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,43 +47,6 @@ if TYPE_CHECKING:
     from bulkfetch._options import Durability
 
 _LONGEST_HEADER = 16 << 10
-
-
-class System(Protocol):
-    """The system calls that a sink makes, shaped like `os`."""
-
-    def open(self, path: str, flags: int, mode: int, /) -> int: ...
-    def close(self, fd: int, /) -> None: ...
-    def write(self, fd: int, data: memoryview, /) -> int: ...
-    def pread(self, fd: int, length: int, offset: int, /) -> bytes: ...
-    def fsync(self, fd: int, /) -> None: ...
-    def fdatasync(self, fd: int, /) -> None: ...
-    def ftruncate(self, fd: int, length: int, /) -> None: ...
-    def fstat(self, fd: int, /) -> os.stat_result: ...
-    def lstat(self, path: str, /) -> os.stat_result: ...
-    def replace(self, source: str, target: str, /) -> None: ...
-    def unlink(self, path: str, /) -> None: ...
-    def flock(self, fd: int, operation: int, /) -> None: ...
-
-
-class Posix:
-    """The real ones. macOS has no fdatasync."""
-
-    open = staticmethod(os.open)
-    close = staticmethod(os.close)
-    write = staticmethod(os.write)
-    pread = staticmethod(os.pread)
-    fsync = staticmethod(os.fsync)
-    fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))
-    ftruncate = staticmethod(os.ftruncate)
-    fstat = staticmethod(os.fstat)
-    lstat = staticmethod(os.lstat)
-    replace = staticmethod(os.replace)
-    unlink = staticmethod(os.unlink)
-    flock = staticmethod(fcntl.flock)
-
-
-POSIX: System = Posix()
 
 
 class JournaledFile:
@@ -115,15 +78,15 @@ class JournaledFile:
         self._codec = codec(self._layout.output)
         self._digest = sha256()
         self._ledger = Ledger()
-        self._files: list[_File] = []
+        self._files: list[File] = []
         self._live = False
         self._writing = False
         """Whether the journal ends in frames of this run, so that commits may follow."""
         self._published = False
         """Whether the data stand under the output's own name."""
-        self._journal: _File
-        self._data: _File
-        self._directory: _File
+        self._journal: File
+        self._data: File
+        self._directory: File
 
     def open(self) -> Ledger:
         """Lock the output, recover what is there and return what is settled.
@@ -419,7 +382,7 @@ class JournaledFile:
         self._sync_names()
         self._published = True
 
-    def _require_same(self, file: _File, path: str) -> None:
+    def _require_same(self, file: File, path: str) -> None:
         there = self._lstat(path)
         if there is None or not os.path.samestat(there, file.stat()):
             raise OutputError(
@@ -437,12 +400,12 @@ class JournaledFile:
 
     # System calls on names
 
-    def _file(self, path: str, flags: int) -> _File:
+    def _file(self, path: str, flags: int) -> File:
         return self._open_file(path, flags | os.O_APPEND | os.O_NOFOLLOW)
 
-    def _open_file(self, path: str, flags: int) -> _File:
+    def _open_file(self, path: str, flags: int) -> File:
         with failures(f"open {path}"):
-            file = _File(self._system, path, flags)
+            file = File(self._system, path, flags)
         self._files.append(file)
         return file
 
@@ -475,55 +438,6 @@ class JournaledFile:
         self._rename(file.path, path)
         self._files.remove(file)
         file.close()
-
-
-class _File:
-    """An open file that is read, appended to, cut and synced; every error names it."""
-
-    __slots__ = ("_system", "fd", "path")
-
-    def __init__(self, system: System, path: str, flags: int) -> None:
-        self._system = system
-        self.path = path
-        self.fd = system.open(path, flags | os.O_CLOEXEC, 0o600)
-
-    def append(self, data: bytes) -> None:
-        with failures(f"write {len(data)} bytes to {self.path}"):
-            write_all(self._system.write, self.fd, data)
-
-    def read(self, length: int, offset: int) -> bytes:
-        with failures(f"read {self.path}"):
-            return self._system.pread(self.fd, length, offset)
-
-    def blocks(self) -> Iterator[bytes]:
-        at = 0
-        while block := self.read(BLOCK, at):
-            at += len(block)
-            yield block
-
-    def stat(self) -> os.stat_result:
-        with failures(f"look at {self.path}"):
-            return self._system.fstat(self.fd)
-
-    def size(self) -> int:
-        return self.stat().st_size
-
-    def cut(self, size: int) -> None:
-        if self.size() != size:
-            with failures(f"cut {self.path} to {size} bytes"):
-                self._system.ftruncate(self.fd, size)
-
-    def sync_data(self) -> None:
-        with failures(f"sync {self.path}"):
-            self._system.fdatasync(self.fd)
-
-    def sync(self) -> None:
-        with failures(f"sync {self.path}"):
-            self._system.fsync(self.fd)
-
-    def close(self) -> None:
-        with suppress(OSError):  # what matters was synced before
-            self._system.close(self.fd)
 
 
 def _temporary(path: str) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 
 from bulkfetch._errors import ConfigurationError, RunRefused, Transient, Unauthorized
-from bulkfetch._options import Secret
+from bulkfetch._setting import Secret
 from bulkfetch._text import printable
 from bulkfetch._transport import Sealed
 

@@ -13,15 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkfetch._errors import BulkfetchError, ConfigurationError
-from bulkfetch._options import (
-    Options,
+from bulkfetch._options import Options, settings
+from bulkfetch._setting import (
     Secret,
     parse_bytes,
     parse_max_errors,
     parse_rate,
     parse_seconds,
     parse_switch,
-    settings,
 )
 
 URL = "https://acme.example/api/v2/soap/2.0"

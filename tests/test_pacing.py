@@ -11,16 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.pacing import MODELS, compare
-from bulkfetch._pacing import (
-    Blame,
-    Breaker,
-    Hold,
-    LearnedRate,
-    Pace,
-    RetryBudget,
-    Window,
-    retry_pause,
-)
+from bulkfetch._adaptive import Blame, LearnedRate, Window
+from bulkfetch._pacing import Breaker, Hold, Pace, RetryBudget, retry_pause
 
 steps = st.lists(st.floats(0, 5, allow_nan=False), min_size=1, max_size=80)
 

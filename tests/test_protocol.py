@@ -21,7 +21,7 @@ from bulkfetch._errors import (
     Unauthorized,
 )
 from bulkfetch._model import GET_CONTENT, GET_FINAL_STATUSES
-from bulkfetch._options import Options, Secret
+from bulkfetch._options import Options
 from bulkfetch._protocol import (
     MAX_ID_LENGTH,
     Spelling,
@@ -33,6 +33,7 @@ from bulkfetch._protocol import (
     parse_retry_after,
     request_headers,
 )
+from bulkfetch._setting import Secret
 from bulkfetch._text import printable
 
 SAMPLE = Path(__file__).parent / "data" / "sample_request.xml"

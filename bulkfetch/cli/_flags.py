@@ -20,7 +20,7 @@ from bulkfetch._settings import choose, default_text, strangers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bulkfetch._options import Setting
+    from bulkfetch._setting import Setting
     from bulkfetch.cli._voice import Voice
 
 _F = TypeVar("_F", bound="Callable[..., Any]")

@@ -44,7 +44,8 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop]:
         import uvloop
     except ImportError:
         return asyncio.new_event_loop
-    return uvloop.new_event_loop
+    fastest: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return fastest
 
 
 @contextmanager

@@ -1,0 +1,104 @@
+"""The system calls of the output, in one place: shaped like `os`, so that tests can stand in.
+
+Every error comes out as an OutputError that names the file, the reason and what to do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+from bulkfetch._journal import BLOCK
+from bulkfetch._layout import failures
+from bulkfetch._members import write_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class System(Protocol):
+    """The system calls that a sink makes, shaped like `os`."""
+
+    def open(self, path: str, flags: int, mode: int, /) -> int: ...
+    def close(self, fd: int, /) -> None: ...
+    def write(self, fd: int, data: memoryview, /) -> int: ...
+    def pread(self, fd: int, length: int, offset: int, /) -> bytes: ...
+    def fsync(self, fd: int, /) -> None: ...
+    def fdatasync(self, fd: int, /) -> None: ...
+    def ftruncate(self, fd: int, length: int, /) -> None: ...
+    def fstat(self, fd: int, /) -> os.stat_result: ...
+    def lstat(self, path: str, /) -> os.stat_result: ...
+    def replace(self, source: str, target: str, /) -> None: ...
+    def unlink(self, path: str, /) -> None: ...
+    def flock(self, fd: int, operation: int, /) -> None: ...
+
+
+class Posix:
+    """The real ones. macOS has no fdatasync."""
+
+    open = staticmethod(os.open)
+    close = staticmethod(os.close)
+    write = staticmethod(os.write)
+    pread = staticmethod(os.pread)
+    fsync = staticmethod(os.fsync)
+    fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))
+    ftruncate = staticmethod(os.ftruncate)
+    fstat = staticmethod(os.fstat)
+    lstat = staticmethod(os.lstat)
+    replace = staticmethod(os.replace)
+    unlink = staticmethod(os.unlink)
+    flock = staticmethod(fcntl.flock)
+
+
+POSIX: System = Posix()
+
+
+class File:
+    """An open file that is read, appended to, cut and synced; every error names it."""
+
+    __slots__ = ("_system", "fd", "path")
+
+    def __init__(self, system: System, path: str, flags: int) -> None:
+        self._system = system
+        self.path = path
+        self.fd = system.open(path, flags | os.O_CLOEXEC, 0o600)
+
+    def append(self, data: bytes) -> None:
+        with failures(f"write {len(data)} bytes to {self.path}"):
+            write_all(self._system.write, self.fd, data)
+
+    def read(self, length: int, offset: int) -> bytes:
+        with failures(f"read {self.path}"):
+            return self._system.pread(self.fd, length, offset)
+
+    def blocks(self) -> Iterator[bytes]:
+        at = 0
+        while block := self.read(BLOCK, at):
+            at += len(block)
+            yield block
+
+    def stat(self) -> os.stat_result:
+        with failures(f"look at {self.path}"):
+            return self._system.fstat(self.fd)
+
+    def size(self) -> int:
+        return self.stat().st_size
+
+    def cut(self, size: int) -> None:
+        if self.size() != size:
+            with failures(f"cut {self.path} to {size} bytes"):
+                self._system.ftruncate(self.fd, size)
+
+    def sync_data(self) -> None:
+        with failures(f"sync {self.path}"):
+            self._system.fdatasync(self.fd)
+
+    def sync(self) -> None:
+        with failures(f"sync {self.path}"):
+            self._system.fsync(self.fd)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what matters was synced before
+            self._system.close(self.fd)
