@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 PREFIX: Final = "BULKFETCH_"
 CONFIG: Final = f"{PREFIX}CONFIG"
 OTHER_VARIABLES: Final = frozenset(
-    f"{PREFIX}{name}" for name in ("CONFIG", "LOG_FORMAT", "INPUT", "OUTPUT", "ID_COLUMN")
+    f"{PREFIX}{name}"
+    for name in (
+        "CONFIG",
+        "LOG_FORMAT",
+        "INPUT",
+        "OUTPUT",
+        "ID_COLUMN",
+        "METRICS_ADDR",
+        "METRICS_FILE",
+    )
 )
 """What the commands understand besides the settings."""
 _TOKEN_SOURCES: Final = ("token", "token_file", "token_command", "token_url")

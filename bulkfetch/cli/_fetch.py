@@ -11,6 +11,7 @@ from bulkfetch._errors import ConfigurationError
 from bulkfetch._settings import make_options
 from bulkfetch.cli._files import read_output
 from bulkfetch.cli._flags import RUNNING, command
+from bulkfetch.cli._observe import Target, metrics_flags
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Mapping
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
 )
 @click.option("--overwrite", is_flag=True, help="Start anew instead of going on.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-def fetch(
+@metrics_flags
+def fetch(  # noqa: PLR0913 - click hands each flag over
     voice: Voice,
     *,
     input_: str | None,
@@ -60,6 +62,7 @@ def fetch(
     types: tuple[str, ...],
     overwrite: bool,
     dry_run: bool,
+    metrics: Target,
     chosen: Mapping[str, Chosen],
 ) -> int:
     """Fetch the final statuses of many courses into OUT.
@@ -84,7 +87,7 @@ def fetch(
         source = input_ or "the account's list"
         click.echo("\n".join(run(plan(ids, source, output, options, overwrite=overwrite))))
         return 0
-    return _export(voice, ids, output, options, overwrite=overwrite)
+    return _export(voice, ids, output, options, overwrite=overwrite, metrics=metrics)
 
 
 @command("retry-failed", groups=RUNNING)
@@ -92,8 +95,14 @@ def fetch(
 @click.option(
     "--class", "kinds", metavar="CLASS", multiple=True, help="Only courses that failed like this."
 )
+@metrics_flags
 def retry_failed(
-    voice: Voice, *, output: str, kinds: tuple[str, ...], chosen: Mapping[str, Chosen]
+    voice: Voice,
+    *,
+    output: str,
+    kinds: tuple[str, ...],
+    metrics: Target,
+    chosen: Mapping[str, Chosen],
 ) -> int:
     """Fetch again the courses of OUT that failed or were refused.
 
@@ -121,7 +130,7 @@ def retry_failed(
     options = make_options(chosen)
     if ledger.header:  # the rows must look like those that are there
         options = replace(options, stamp=ledger.header.fingerprint.get("stamp") == "true")
-    return _export(voice, ids, output, options, again=frozenset(ids))
+    return _export(voice, ids, output, options, again=frozenset(ids), metrics=metrics)
 
 
 def _listed(path: str, column: str | None) -> Ids:
@@ -154,9 +163,12 @@ def _export(
     *,
     overwrite: bool = False,
     again: frozenset[str] = frozenset(),
+    metrics: Target,
 ) -> int:
     from bulkfetch.cli._loop import run
     from bulkfetch.cli._run import run_export
 
-    summary = run(run_export(voice, ids, output, options, overwrite=overwrite, again=again))
+    summary = run(
+        run_export(voice, ids, output, options, overwrite=overwrite, again=again, metrics=metrics)
+    )
     return 1 if summary.failed else 0

@@ -19,6 +19,7 @@ from bulkfetch._layout import Layout
 from bulkfetch._model import Failed, Fetched
 from bulkfetch._progress import Bar, Speed, duration, figures, state_line, table
 from bulkfetch.cli._loop import every, stoppable
+from bulkfetch.cli._observe import Target, observing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Container, Iterable
@@ -41,6 +42,7 @@ async def run_export(
     *,
     overwrite: bool = False,
     again: Container[str] = frozenset(),
+    metrics: Target = Target(),  # noqa: B008 - frozen
 ) -> Summary:
     """Export, and tell of it; returns the summary after it was told.
 
@@ -50,8 +52,13 @@ async def run_export(
     watcher = _Watcher(voice, monitor, options)
     told = {"output": output, "host": options.host, "concurrency": options.concurrency}
     voice.event("run_started", told)
+    hooks = _hooks(voice) if voice.json else Hooks()
     try:
-        with stoppable(watcher.stop, watcher.tell, _remedy(output)), watcher:
+        with (
+            observing(options, metrics, hooks) as observer,
+            stoppable(watcher.stop, watcher.tell, _remedy(output)),
+            watcher,
+        ):
             summary = await export(
                 ids,
                 output,
@@ -59,8 +66,10 @@ async def run_export(
                 overwrite=overwrite,
                 again=again,
                 monitor=monitor,
-                hooks=_hooks(voice) if voice.json else Hooks(),
+                limiter=observer.limiter,
+                hooks=observer.hooks,
             )
+            observer.finished(summary)
     except RunError:
         watcher.tell_last()
         raise
