@@ -26,6 +26,14 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def axis(value: float) -> str:
+    """Write a number for a narrow axis: `250`, `40k`, `1.5M`."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return number(value)
+
+
 def clock(seconds: float) -> str:
     """Write a moment on a time axis: `0.5 s`, `40 s`, `5 min`, `1:30 h`."""
     if seconds < 60:
@@ -82,7 +90,7 @@ def over_time(
     return _figure(
         _key(name, bound_name if limits else ""),
         svg=_svg(width, "".join(shapes) + _hover(titles), f"{name}, up to {number(max(values))}"),
-        y=[(100, number(top)), (50, number(top / 2)), (0, "0")],
+        y=[(100, axis(top)), (50, axis(top / 2)), (0, "0")],
         x=[(100 * moment / seconds, clock(moment)) for moment in _ticks(seconds)],
     )
 
@@ -110,7 +118,7 @@ def columns(
     return _figure(
         _key(name, ""),
         svg=_svg(width, grid + bars + lines + _hover(titles), name),
-        y=[(100, number(top)), (50, number(top / 2)), (0, "0")],
+        y=[(100, axis(top)), (50, axis(top / 2)), (0, "0")],
         x=x,
         marks=marks,
     )
@@ -134,7 +142,7 @@ def _figure(
     marks: Sequence[tuple[float, str]] = (),
 ) -> str:
     heights = "".join(f'<span style="bottom:{_short(at)}%">{text}</span>' for at, text in y)
-    above = "".join(_label(at, text) for at, text in marks)
+    above = "".join(f'<span style="left:{_short(at)}%">{text}</span>' for at, text in marks)
     return (
         f'<figure class="chart"><figcaption>{caption}</figcaption>'
         + (f'<div class="marks">{above}</div>' if marks else "")

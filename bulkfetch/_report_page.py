@@ -137,7 +137,7 @@ def _tiles(report: Report) -> str:
             f"{number(done / seconds)} courses a second" + (f", {runs} runs" if runs > 1 else ""),
             "",
         ),
-        ("Requests", f"{report.requests:,}", counted(retries, "retry").replace("rys", "ries"), ""),
+        ("Requests", f"{report.requests:,}", f"{retries:,} of them retries", ""),
     ]
     if latency:
         median, late = latency.percentiles["50"], latency.percentiles["99"]
@@ -182,7 +182,8 @@ def _latency(latency: Latency) -> str:
         return 100 * math.log10(max(seconds, first) / first) / width
 
     decades = range(math.ceil(math.log10(first) - 1e-9), math.floor(math.log10(last) + 1e-9) + 1)
-    ticks = [10.0**decade for decade in decades] if len(decades) > 1 else [first, last]
+    step = 1 + len(decades) // 5
+    ticks = [10.0**decade for decade in decades[::step]] if len(decades) > 1 else [first, last]
     chart = columns(
         [one.requests for one in latency.bins],
         name="Requests by time to their end",
@@ -312,7 +313,7 @@ def _failure(failure: FailureClass, report: Report) -> str:
     ]
     words = "".join(
         f'<p class="words">{_safe(wording.message, 400)}'
-        + (f" <small>&times; {wording.courses:,}</small>" if failure.courses > 1 else "")
+        + (f" <small>&times;&nbsp;{wording.courses:,}</small>" if failure.courses > 1 else "")
         + "</p>"
         for wording in failure.wordings
     )

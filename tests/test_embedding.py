@@ -339,10 +339,6 @@ def shown(error):
             pending += one.exceptions or []
 
 
-async def raise_callers_error(exchange):
-    raise CallersError
-
-
 ANSWERS = {
     "reset": lambda exchange: exchange.reset(),
     "reset inside": lambda exchange: exchange.reset(OK[:-50]),

@@ -26,10 +26,9 @@ from bulkfetch import (
     TemporarilyUnavailable,
     export,
 )
-from bulkfetch._sink import POSIX
+from bulkfetch._system import POSIX
 from bulkfetch.testing import ScriptedReply, ScriptedTransport, SimulatedServer, Simulation
 
-OK = scripted(statuses(GOOD))
 BUSY = ScriptedReply(status=503)
 UNKNOWN = scripted(fault("Unknown content item"), status=500)
 MANY = [f"c{number}" for number in range(60)]

@@ -921,7 +921,7 @@ async def test_f49_a_user_id_of_ten_megabytes():
 
 
 @pytest.mark.parametrize(
-    ("courses", "rows"), [(100, 80_000), pytest.param(3_000, 1_000_000, marks=pytest.mark.slow)]
+    ("courses", "rows"), [(100, 60_000), pytest.param(3_000, 1_000_000, marks=pytest.mark.slow)]
 )
 async def test_f85_one_large_course_among_many(courses, rows, tmp_path):
     """A large course among small ones waits on disk: memory stays flat, no row is missing."""
@@ -940,5 +940,5 @@ async def test_f85_one_large_course_among_many(courses, rows, tmp_path):
             found.setdefault(row["contentItemId"], []).append(row)
     assert found == expected
     assert seen["rows"] == sum(map(len, expected.values()))
-    assert out.stat().st_size > 10_000_000
+    assert out.stat().st_size > 7_000_000
     assert seen["grown"] < 8 * MEBIBYTE

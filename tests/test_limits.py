@@ -20,7 +20,8 @@ from victim import Victims, check, ids
 
 from bulkfetch import Hooks, export
 from bulkfetch._inspect import read_ledger, verify
-from bulkfetch._sink import JournaledFile, Posix
+from bulkfetch._sink import JournaledFile
+from bulkfetch._system import Posix
 from bulkfetch.testing import ScriptedReply, ScriptedTransport, SimulatedServer, Simulation
 
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from outputs import BEGAN, Writer, course, refused, timeout
 
 import bulkfetch as library
-from bulkfetch._charts import ceiling, clock, number
+from bulkfetch._charts import axis, ceiling, clock, number
 from bulkfetch._errors import OutputError
 from bulkfetch._latency import read_latencies
 from bulkfetch._report import SCHEMA, Report, as_json, read_report
@@ -405,6 +405,10 @@ def test_latencies_of_several_runs_add_up():
         (clock, 90, "1:30 min"),
         (clock, 300, "5 min"),
         (clock, 5400, "1:30 h"),
+        (axis, 250, "250"),
+        (axis, 9_500, "9.5k"),
+        (axis, 40_000, "40k"),
+        (axis, 1_500_000, "1.5M"),
         (ceiling, 0, 1.0),
         (ceiling, 0.21, 0.3),
         (ceiling, 97, 100.0),
