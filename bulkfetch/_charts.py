@@ -104,7 +104,7 @@ def columns(
     marks: Sequence[tuple[float, str]] = (),
 ) -> str:
     """Draw counts as columns; `x` and `marks` are places in percent and their labels."""
-    width, top = len(values), ceiling(max(values, default=0))
+    width, top = len(values), ceiling(max([2, *values]))
     bars = "".join(
         f'<rect class="bar" x="{index + 0.06:g}" y="{_y(value / top)}" width=".88" '
         f'height="{_short(100 * value / top)}"/>'
@@ -142,7 +142,7 @@ def _figure(
     marks: Sequence[tuple[float, str]] = (),
 ) -> str:
     heights = "".join(f'<span style="bottom:{_short(at)}%">{text}</span>' for at, text in y)
-    above = "".join(f'<span style="left:{_short(at)}%">{text}</span>' for at, text in marks)
+    above = "".join(_label(at, text) for at, text in marks)
     return (
         f'<figure class="chart"><figcaption>{caption}</figcaption>'
         + (f'<div class="marks">{above}</div>' if marks else "")
