@@ -28,7 +28,8 @@ from bulkfetch._errors import (
 from bulkfetch._fetch import Fetcher
 from bulkfetch._hooks import Attempt, Hooks, Wait
 from bulkfetch._limiter import Limiter
-from bulkfetch._model import GET_FINAL_STATUSES, Failed, Fetched
+from bulkfetch._model import GET_FINAL_STATUSES, Failed
+from bulkfetch._outbox import Outbox
 from bulkfetch._pacing import Breaker
 from bulkfetch._source import Source
 from bulkfetch._tally import State, Summary, Tally
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from bulkfetch._options import Options
     from bulkfetch._transport import Transport
 
-_OUTBOX_BYTES: Final = 2 << 20
-_OUTBOX_COURSES: Final = 256
 _RESTING_PER_WORKER: Final = 4
 _SHOWN_IN_FLIGHT: Final = 32
 _DENIED_FROM_THE_START: Final = 4
@@ -128,7 +127,7 @@ class Run:
         )
         self._tally = Tally()
         self._breaker = Breaker(options.breaker, options.patience)
-        self._outbox = _Outbox(ordered=options.ordered)
+        self._outbox = Outbox(ordered=options.ordered)
         self._began = time.monotonic()
         self._total = len(setup.ids) if isinstance(setup.ids, Sized) else None
         self._workers: dict[asyncio.Task[None], str | None] = {}
@@ -357,78 +356,6 @@ def _unavailable(error: CourseError, breaker: Breaker) -> TemporarilyUnavailable
         f"{breaker.in_a_row} requests in a row failed, the last with: {error.message}; "
         "run the same command again later to go on"
     )
-
-
-class _Outbox:
-    """Outcomes on their way to the consumer, at most 256 or 2 MiB; in the ids' order if asked."""
-
-    def __init__(self, *, ordered: bool) -> None:
-        self.error: BaseException | None = None
-        self._ordered = ordered
-        self._items: dict[int, Outcome] = {}
-        self._nbytes = 0
-        self._next = 1
-        self._ended = False
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
-
-    async def put(self, number: int, outcome: Outcome) -> None:
-        """Add the outcome of id `number` (from 1); waits while there is no room."""
-        while self._full(number):
-            self._room.clear()
-            await self._room.wait()
-        self._items[number] = outcome
-        self._nbytes += _weight(outcome)
-        self._news.set()
-
-    async def get(self, deadline: float | None = None) -> Outcome | None:
-        """Return the next outcome, None at the deadline; at the end raises."""
-        while (number := self._ready()) is None:
-            if self._ended:
-                raise self.error or StopAsyncIteration
-            if not await self._wait(deadline):
-                return None
-        outcome = self._items.pop(number)
-        self._next = number + 1
-        self._nbytes -= _weight(outcome)
-        self._room.set()
-        return outcome
-
-    def end(self) -> None:
-        """Say that no worker is left."""
-        self._ended = True
-        self._news.set()
-
-    def close(self) -> None:
-        """Free what nobody fetched, since whoever left may keep the run for long."""
-        for outcome in self._items.values():
-            if isinstance(outcome, Fetched):
-                outcome.rows.close()
-        self._items.clear()
-
-    def _ready(self) -> int | None:
-        if self._ordered:
-            return self._next if self._next in self._items else None
-        return next(iter(self._items), None)
-
-    def _full(self, number: int) -> bool:
-        if self._ordered and number == self._next:
-            return False
-        return len(self._items) >= _OUTBOX_COURSES or self._nbytes >= _OUTBOX_BYTES
-
-    async def _wait(self, deadline: float | None) -> bool:
-        self._news.clear()
-        if deadline is None:
-            return await self._news.wait()
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await self._news.wait()
-        except TimeoutError:
-            return False
-
-
-def _weight(outcome: Outcome) -> int:
-    return outcome.rows.nbytes if isinstance(outcome, Fetched) else 0
 
 
 @asynccontextmanager

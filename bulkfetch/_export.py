@@ -105,30 +105,33 @@ async def export(  # noqa: PLR0913 - what an embedding program may bring
     what was committed stays, and the same call resumes. Failed courses are in the summary and in
     `OUTPUT.failed.ndjson`.
     """
-    run_id = uuid.uuid4().hex
-    sink = _make_sink(output, options, run_id, overwrite=overwrite)
+    setup = Setup(
+        ids=ids,
+        options=options,
+        session=session,
+        transport=transport,
+        limiter=limiter,
+        hooks=hooks,
+        spool_directory=None if output == "-" else Layout.of(output).directory,
+        run_id=uuid.uuid4().hex,
+    )
+    sink = _make_sink(output, options, setup.run_id, overwrite=overwrite)
+    return await _fill(sink, setup, again, monitor or Monitor())
+
+
+async def _fill(sink: Sink, setup: Setup, again: Container[str], monitor: Monitor) -> Summary:
+    """Open the sink, run until every outcome is committed, publish; close it whatever happens."""
     async with AsyncExitStack() as stack:
         thread = stack.enter_context(ThreadPoolExecutor(1, "bulkfetch-commit"))
-        desk = _Desk(sink, thread, hooks)
+        desk = _Desk(sink, thread, setup.hooks)
         stack.push_async_callback(desk.call, sink.close)
         ledger = await desk.call(sink.open)
-        setup = Setup(
-            ids=ids,
-            options=options,
-            session=session,
-            transport=transport,
-            limiter=limiter,
-            hooks=hooks,
-            settled=_settled(ledger, again),
-            proven=ledger.fetched > 0,
-            spool_directory=None if output == "-" else Layout.of(output).directory,
-            run_id=run_id,
-        )
+        setup = replace(setup, settled=_settled(ledger, again), proven=ledger.fetched > 0)
         async with running(setup) as run:
-            (monitor or Monitor()).watch(run)
+            monitor.watch(run)
             await desk.write_all(run)
         summary = _final(run.summary, ledger)
-        await desk.call(desk.finish, run, summary, options)
+        await desk.call(desk.finish, run, summary, setup.options)
         return summary
 
 

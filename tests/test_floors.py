@@ -37,7 +37,7 @@ FLOORS = (
     | {"_parser", "_protocol", "_records", "_tally", "_timeline"},
     # 2, hands: each file touches one outside thing
     {"_system"},
-    {"_ids", "_inspect", "_limiter", "_pipe", "_rows", "_settings", "_sink", "_source"}
+    {"_ids", "_inspect", "_limiter", "_outbox", "_pipe", "_rows", "_settings", "_sink", "_source"}
     | {"_survey", "_transport"},
     {"_token"},  # its endpoint is called through a transport
     # 3, the machine
