@@ -277,7 +277,7 @@ def scraped(port):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
                 found = read(reply.read().decode())
-        except urllib.error.URLError:
+        except OSError:
             continue
         if found[("bulkfetch_in_flight",)]:
             return found
