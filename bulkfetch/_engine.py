@@ -160,7 +160,7 @@ class Run:
         if self._stopping:
             return
         self._stopping = True
-        self._outbox.error = error
+        self._outbox.stop(error)
         for worker, course_id in self._workers.items():
             if course_id is not None and course_id not in self._fetcher.in_flight:
                 worker.cancel()
@@ -255,6 +255,10 @@ class Run:
                 self._workers[me] = None
                 await self._outbox.put(number, self._judge(outcome))
                 self._workers[me] = ""
+        except asyncio.CancelledError:
+            # Not from here unless the run is stopping: without a word it would lack a course.
+            self.stop(TemporarilyUnavailable("a request was cancelled from outside: run again"))
+            raise
         except Exception as error:  # noqa: BLE001 - the consumer's: from ids, hooks, token or disk
             self.stop(error)
         finally:

@@ -56,11 +56,6 @@ class CourseError(BulkfetchError):
     def message(self) -> str:
         return str(self.args[0])
 
-    def hide(self, secret: str) -> None:
-        """Put `***` where the message repeats a secret: a server may send back what it got."""
-        if secret and secret in self.message:
-            self.args = (self.message.replace(secret, "***"),)
-
 
 class Transient(CourseError):
     """A passing failure: another try may succeed.

@@ -225,10 +225,10 @@ class Fetcher:
             began = time.monotonic()
             self.in_flight.add(course.course_id)
             try:
-                await self._converse(course, body)
+                await self._converse(course, body, token)
             except CourseError as caught:
                 error = caught
-                error.hide(token.reveal())
+                error.args = (token.hidden_in(error.message),)
             finally:
                 self.in_flight.discard(course.course_id)
             seconds = time.monotonic() - began
@@ -247,7 +247,7 @@ class Fetcher:
             if error.retry_after:
                 self._limiter.hold(min(error.retry_after, self._options.max_retry_after))
 
-    async def _converse(self, course: _Course, body: bytes) -> None:
+    async def _converse(self, course: _Course, body: bytes, token: Secret) -> None:
         endpoint = self._options.endpoint
         async with self._transport.post(endpoint, body, self._headers) as reply:
             verdict = check_reply(reply.status, reply.headers, endpoint=endpoint, now=time.time())
@@ -257,7 +257,7 @@ class Fetcher:
             try:
                 await self._read(reply, parser, course.rows)
             except SoapFault as fault:
-                raise judge_fault(fault, self._options) from None
+                raise judge_fault(fault, self._options, token) from None
             except CourseError:
                 if verdict is not None:  # no fault in it after all: the status counts
                     raise verdict from None

@@ -172,7 +172,7 @@ class Options:
         group="Pace",
     )
     retry_budget: float = setting(
-        "Most retries as a share of all requests; beyond it retries wait.",
+        "Retries as a share of requests; beyond it, and beyond ten a second, they wait.",
         default=0.2,
         metavar="SHARE",
         parse=float,
@@ -242,7 +242,7 @@ class Options:
         group="Output",
     )
     ordered: bool = setting(
-        "Write courses in the order of the ids: the same bytes for any concurrency.",
+        "Write courses in the ids' order, the same bytes always; a slow one holds up the rest.",
         default=False,
         parse=parse_switch,
         group="Output",

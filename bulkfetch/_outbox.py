@@ -22,7 +22,7 @@ class Outbox:
     """Outcomes on their way to the consumer, at most 256 or 2 MiB; in the ids' order if asked."""
 
     def __init__(self, *, ordered: bool) -> None:
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
         self._ordered = ordered
         self._items: dict[int, Outcome] = {}
         self._nbytes = 0
@@ -44,7 +44,7 @@ class Outbox:
         """Return the next outcome, None at the deadline; at the end raises."""
         while (number := self._ready()) is None:
             if self._ended:
-                raise self.error or StopAsyncIteration
+                raise self._error or StopAsyncIteration
             if not await self._wait(deadline):
                 return None
         outcome = self._items.pop(number)
@@ -52,6 +52,11 @@ class Outbox:
         self._nbytes -= _weight(outcome)
         self._room.set()
         return outcome
+
+    def stop(self, error: BaseException) -> None:
+        """Raise `error` at the end; what waits for a course that will not come need not wait."""
+        self._error = error
+        self._room.set()
 
     def end(self) -> None:
         """Say that no worker is left."""
@@ -71,7 +76,7 @@ class Outbox:
         return next(iter(self._items), None)
 
     def _full(self, number: int) -> bool:
-        if self._ordered and number == self._next:
+        if self._ordered and (number == self._next or self._error is not None):
             return False
         return len(self._items) >= _OUTBOX_COURSES or self._nbytes >= _OUTBOX_BYTES
 

@@ -179,13 +179,14 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         return None
 
 
-def judge_fault(fault: SoapFault, options: Options) -> CourseError:
+def judge_fault(fault: SoapFault, options: Options, token: Secret) -> CourseError:
     """Turn a fault into its verdict, by its code and text, compared without case.
 
     The documented texts are listed on the API's method pages; the two about namespaces are what
-    PHP's SoapServer says. An unknown text is final for the course and reported.
+    PHP's SoapServer says. An unknown text is final for the course and reported. Should a text
+    repeat the token, it is taken out before the text is cut short.
     """
-    text, words = fault.message.lower(), printable(fault.message)
+    text, words = fault.message.lower(), printable(token.hidden_in(fault.message))
     if fault.code.rpartition(":")[2].lower() == "versionmismatch":
         return NamespaceRefused("envelope", f"the server refuses the envelope: {words}")
     if "procedure" in text and "not present" in text:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bulkfetch._model import Field, Method
 _MAX_REMEMBERED: Final = 20_000
 """Distinct values whose JSON is remembered: percentages with two decimals fit."""
+_SHORT: Final = 64
+"""Characters of the longest value that is remembered, so that memory is bounded in bytes too."""
 
 # The finite lexical form of xsd:float; float() alone also takes "nan", "1_0" and other digits.
 _DECIMAL = re.compile(r"[ \t\r\n]*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t\r\n]*")
@@ -137,13 +139,14 @@ class RowFormat:
         shape, length = self._shape_in(holder), len(holder)
         if shape.records(holder) != length or length > count + 1:
             return None
-        children, nodes = _CHILDREN(holder), _NODES(holder)
         unread: dict[str, bool] = {}
         for unfinished in holder[count:]:
-            children -= len(unfinished)
+            if len(unfinished) > 3 or any(len(field) for field in unfinished):
+                return None  # before XPath makes a list of all that is in it
             for field in unfinished:
-                nodes -= len(field) + bool(field.text)
                 unread.setdefault(str(field.tag), bool(field.text))
+        children = _CHILDREN(holder) - len(unread)
+        nodes = _NODES(holder) - sum(unread.values())
         if not children == nodes == 3 * count:
             return None
         columns = [column(holder) for column in shape.columns]
@@ -207,13 +210,15 @@ class RowFormat:
             raise Unreadable("missing-field", f"a record has no {field.name}")
         if text is None:
             return "null"
+        if field.required:
+            return _json(text)  # an id, not a word that repeats
         if field.type == "string":
             return self._string(text)
         return self._decimal(field.name, text)
 
     def _string(self, text: str) -> str:
         encoded = _json(text)
-        if len(self._strings) < _MAX_REMEMBERED:
+        if len(text) <= _SHORT and len(self._strings) < _MAX_REMEMBERED:
             self._strings[text] = encoded
         return encoded
 
@@ -222,7 +227,7 @@ class RowFormat:
             return "null"
         if not _DECIMAL.fullmatch(text) or (encoded := _json(float(text))) == "null":
             raise Unreadable("bad-number", f"{name} is '{printable(text, 40)}', not a number")
-        if len(self._decimals) < _MAX_REMEMBERED:
+        if len(text) <= _SHORT and len(self._decimals) < _MAX_REMEMBERED:
             self._decimals[text] = encoded
         return encoded
 

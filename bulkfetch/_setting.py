@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_LEAST = 4
+
+
 class Secret:
     """A string that no log, traceback, repr or pickle shows; `reveal()` is the one way in."""
 
@@ -23,6 +26,13 @@ class Secret:
 
     def reveal(self) -> str:
         return self._value
+
+    def hidden_in(self, text: str) -> str:
+        """Return the text with `***` for this secret: a server may send back what it got.
+
+        Fewer than four characters are no secret, and would turn up in any text.
+        """
+        return text.replace(self._value, "***") if len(self._value) >= _LEAST else text
 
     def __repr__(self) -> str:
         return "Secret(***)"

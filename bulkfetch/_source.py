@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Final
 
-from bulkfetch._errors import ConfigurationError
+from bulkfetch._errors import ConfigurationError, OutputError
 from bulkfetch._protocol import check_id
 
 if TYPE_CHECKING:
@@ -119,7 +119,16 @@ class Source:
         if course_id in self._settled:
             self.skipped += 1
             return False
-        if not self._seen.add(course_id):
+        if not self._is_new(course_id):
             self.duplicates += 1
             return False
         return True
+
+    def _is_new(self, course_id: str) -> bool:
+        try:
+            return self._seen.add(course_id)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"cannot keep the ids seen in a temporary file ({error}): free some space there, "
+                "then run the same command again to go on"
+            ) from None

@@ -179,9 +179,7 @@ async def _ask_endpoint(options: Options, transport: Transport) -> tuple[Secret,
     if status in {408, 429} or status >= 500:
         raise Transient("token", f"the token endpoint {host} answers HTTP {status}", overload=True)
     if status != 200:
-        refusal = RunRefused("token", _refusal(host, status, body))
-        refusal.hide(Secret(options.client_secret or "").reveal())
-        raise refusal
+        raise RunRefused("token", _refusal(host, status, body, Secret(options.client_secret or "")))
     return _read_answer(host, body)
 
 
@@ -204,9 +202,9 @@ async def _read_all(reply: Reply) -> Sealed:
     return body
 
 
-def _refusal(host: str, status: int, body: bytes) -> str:
+def _refusal(host: str, status: int, body: bytes, secret: Secret) -> str:
     said = _json_object(body).get("message")
-    words = f" ({printable(said)})" if isinstance(said, str) and said else ""
+    words = f" ({printable(secret.hidden_in(said))})" if isinstance(said, str) and said else ""
     return (
         f"the token endpoint {host} refuses with HTTP {status}{words}: "
         "check --token-url, the client id and the client secret"

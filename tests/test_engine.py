@@ -4,6 +4,7 @@ Order, bounds, stops and verdicts; no socket, and time only where a test waits f
 """
 
 import asyncio
+import json
 from collections import Counter
 
 import pytest
@@ -22,6 +23,7 @@ from bulkfetch import (
     StoppedEarly,
     TemporarilyUnavailable,
     Transient,
+    export,
     stream,
 )
 from bulkfetch._engine import Setup, running
@@ -782,3 +784,47 @@ async def test_every_request_is_the_documented_one():
     assert request.headers["SOAPAction"] == '"GetContentItemFinalStatuses"'
     assert request.course_id == "a&b"
     assert f"<token>{TOKEN}</token>".encode() in request.body
+
+
+async def test_a_cancellation_from_outside_never_looks_like_the_end(tmp_path):
+    """A transport that raises CancelledError stops the run with an error, not as finished."""
+
+    def script(request):
+        error = asyncio.CancelledError() if request.course_id == "i3" else None
+        return ScriptedReply(pieces=[statuses(GOOD)], error=error)
+
+    out = tmp_path / "out.ndjson"
+    settings = options(concurrency=1)
+    ids = [f"i{number}" for number in range(10)]
+    with pytest.raises(TemporarilyUnavailable, match="cancelled from outside"):
+        await export(ids, out, settings, transport=ScriptedTransport(script))
+    assert not out.exists()
+    await export(
+        ids, out, settings, transport=ScriptedTransport([ScriptedReply(pieces=[statuses(GOOD)])])
+    )
+    assert {json.loads(line)["contentItemId"] for line in out.read_text().splitlines()} == set(ids)
+
+
+async def test_an_ordered_run_that_is_stopped_does_not_wait_for_a_gap():
+    """What waits for a course that will not come ends at once; the run's error comes out."""
+
+    def script(request):
+        return ScriptedReply(
+            status=503 if request.course_id == "i0" else 200, pieces=[statuses(GOOD)]
+        )
+
+    settings = options(
+        concurrency=4,
+        ordered=True,
+        backoff=60,
+        max_backoff=60,
+        grace=3600,
+    )
+    ids = [f"i{number}" for number in range(600)]
+    transport = ScriptedTransport(script)
+    async with asyncio.timeout(30), stream(ids, settings, transport=transport) as run:
+        while len(transport.requests) < 256:  # noqa: ASYNC110 - the transport has no event
+            await asyncio.sleep(0.01)
+        run.stop(StoppedEarly("enough"))
+        with pytest.raises(StoppedEarly, match="enough"):
+            await anext(run)

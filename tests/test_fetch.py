@@ -336,3 +336,14 @@ async def test_a_failed_course_keeps_nothing():
     seen = await fetch(ScriptedReply(pieces=[TORN[2_000][:-30]]), retries=1)
     error = seen.outcome.error
     assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)
+
+
+@pytest.mark.parametrize("before", [0, 165, 190, 199])
+async def test_f86_a_token_that_straddles_the_cut_of_a_fault_text_is_hidden(before):
+    """The token is taken out of the server's words before these are cut to 200 characters."""
+    secret = "Zt4-sentinel-0f1e2d3c4b5a"
+    text = fault("x" * before + secret + " and more" * 40)
+    tokens = FixedToken(Secret(secret))
+    seen = await fetch(ScriptedReply(status=500, pieces=[text]), tokens=tokens)
+    message = seen.outcome.error.message
+    assert not any(secret[:length] in message for length in range(8, len(secret)))

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from test_parser import FULL, GARBAGE, mutated
 
 from bulkfetch import CourseError
+from bulkfetch._setting import Secret
 from bulkfetch._token import _read_answer, _refusal
 from bulkfetch._transport import Gunzip
 from bulkfetch.testing import RawServer, ScriptedReply, ScriptedTransport, http_answer
@@ -127,7 +128,7 @@ answers = st.fixed_dictionaries(
 def test_any_answer_of_the_token_endpoint(body):
     """A token with a time to live, or one of our errors; the words are always printable."""
     data = body if isinstance(body, bytes) else body.replace("'", '"').encode("utf-8", "replace")
-    assert _refusal("host", 400, data).isprintable()
+    assert _refusal("host", 400, data, Secret("s3cret")).isprintable()
     try:
         token, lifetime = _read_answer("host", data)
     except CourseError:
@@ -137,7 +138,11 @@ def test_any_answer_of_the_token_endpoint(body):
 
 
 def test_garbled_megabytes_take_no_memory():
-    """Large documents, garbled in many ways: rows or an error each, in a few megabytes."""
+    """Large documents, garbled in many ways: rows or an error each, in bounded memory.
+
+    A hostile element of a megabyte (50,000 attributes) takes libxml2 some 30 times as much; forty
+    documents take no more than one.
+    """
     done = subprocess.run(
         [sys.executable, "-c", "from fuzz_parser import garble; print(garble(40, seed=6))"],
         cwd=HERE,
@@ -147,7 +152,7 @@ def test_garbled_megabytes_take_no_memory():
     )
     told, grown = done.stdout.splitlines()
     assert "40 documents" in told
-    assert float(grown) < 32
+    assert float(grown) < 64
 
 
 @pytest.mark.slow

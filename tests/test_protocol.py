@@ -385,7 +385,7 @@ def test_f28_no_retry_after_breaks_the_verdict(value):
 )
 def test_a_fault_is_judged_by_its_code_and_text(code, text, verdict, kind):
     """The documented texts and what PHP says of namespaces have verdicts; others are refusals."""
-    error = judge_fault(SoapFault(code, text), options())
+    error = judge_fault(SoapFault(code, text), options(), Secret("token"))
     assert type(error) is verdict
     assert error.kind == kind
     assert error.message
@@ -397,7 +397,7 @@ def test_a_fault_is_judged_by_its_code_and_text(code, text, verdict, kind):
 )
 def test_a_refused_namespace_names_its_part(code, text, part):
     """The verdict says which of the two namespaces to spell the other way."""
-    assert judge_fault(SoapFault(code, text), options()).part == part
+    assert judge_fault(SoapFault(code, text), options(), Secret("token")).part == part
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_a_refused_namespace_names_its_part(code, text, part):
 )
 def test_the_lists_of_fault_texts_are_settings(changes, text, verdict):
     """What an undocumented text means can be said in the options; an empty part matches nothing."""
-    error = judge_fault(SoapFault("Server", text), options(**changes))
+    error = judge_fault(SoapFault("Server", text), options(**changes), Secret("token"))
     assert type(error) is verdict
     assert getattr(error, "overload", True)
 
@@ -421,7 +421,7 @@ def test_the_lists_of_fault_texts_are_settings(changes, text, verdict):
 @given(st.text(), st.text())
 def test_f88_no_fault_text_is_shown_raw(code, text):
     """Whatever a server puts into a fault, the verdict's message is printable and short."""
-    error = judge_fault(SoapFault(code, text), options())
+    error = judge_fault(SoapFault(code, text), options(), Secret("token"))
     assert harmless(error.message)
     assert len(error.message) < 2500
 

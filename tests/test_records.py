@@ -399,3 +399,13 @@ def test_what_is_remembered_is_bounded_and_right(method, monkeypatch):
             assert (row["status"], row["progress"]) == (f"s{number}", number)
     assert len(form._strings) <= 5
     assert len(form._decimals) <= 5
+
+
+def test_long_texts_are_not_remembered():
+    """Memory of common values is bounded in bytes: only short ones are kept, and never ids."""
+    form = RowFormat(GET_FINAL_STATUSES)
+    encode = form.encoder("1")
+    for number in range(50):
+        text = f"{number}" * 10_000
+        assert json.loads(encode([build([("userId", f"u{number}"), ("status", text)])]))
+    assert form._strings == {}
