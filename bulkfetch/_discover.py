@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from bulkfetch._protocol import Spelling
     from bulkfetch._transport import Transport
 
-_NO_COURSE: Final = "bulkfetch-check"
-"""An id that no course has: an account that works answers `Unknown content item`."""
+_NO_COURSE: Final = "00000000-0000-4000-8000-000000000000"
+"""An id that no course has, though of the right form, for servers that look at it."""
+_NOT_THERE: Final = ("unknown-content-item", "wrong-parameters")
+"""What an account that works is answered for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,10 @@ async def check(
         rows = len(outcome.rows)
         outcome.rows.close()
         return Checked(spelling, seconds, f"course {course_id} has {rows} learners")
-    if isinstance(outcome.error, Refused) and outcome.error.kind == "unknown-content-item":
-        if course_id == _NO_COURSE:
-            return Checked(spelling, seconds, "endpoint, namespaces and token work")
+    refusal = outcome.error.kind if isinstance(outcome.error, Refused) else None
+    if course_id == _NO_COURSE and refusal in _NOT_THERE:
+        return Checked(spelling, seconds, "endpoint, namespaces and token work")
+    if refusal == "unknown-content-item":
         raise ServerRefuses(f"the server does not know course {course_id}")
     raise _as_run_error(outcome)
 

@@ -251,6 +251,7 @@ def _final(summary: Summary, ledger: Ledger) -> Summary:
     return replace(
         summary,
         failures=dict(failures.most_common()),
+        refused=ledger.outcomes()["refused"],
         output_courses=ledger.fetched,
         output_rows=ledger.rows,
     )

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
     from typing import BinaryIO
 
-COLUMNS: Final = ("contentItemId", "course_id", "id")
-"""Where the ids of a CSV file are looked for when no column is named."""
+COLUMNS: Final = ("contentItemId", "content_item_id", "course_id", "courseId", "id")
+"""Where the ids of a CSV list are looked for when no column is named, in any case."""
 _BLOCK: Final = 64 << 10
 _LONGEST_LINE: Final = 1 << 20
 _COUNTED: Final = 16 << 20
@@ -44,8 +44,9 @@ _DAMAGED: Final = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 class IdReader:
     """Turns the bytes of a list of ids into ids, block by block; without any input of its own.
 
-    The format follows from the file's name (.csv, .tsv), else from the first line: a JSON object
-    makes it NDJSON, a `column` makes it CSV, anything else text. Raises ConfigurationError.
+    The format follows from the file's name (.csv, .tsv), else from the first line that is no
+    comment: a JSON object makes it NDJSON, several names of columns with one of `COLUMNS` among
+    them, or a `column`, make it CSV, anything else text. Raises ConfigurationError.
     """
 
     def __init__(self, name: str, column: str | None = None) -> None:
@@ -118,6 +119,11 @@ class IdReader:
         if kind in {".csv", ".tsv"} or self._column is not None:
             self._parse = self._header
             return self._header(line)
+        if line.startswith("#"):
+            return None
+        if _is_header(line):  # a pipe has no name to tell a table by
+            self._parse = self._header
+            return self._header(line)
         self._parse = self._text
         return self._text(line)
 
@@ -143,15 +149,18 @@ class IdReader:
         return str(value)
 
     def _header(self, line: str) -> str | None:
-        self._delimiter = max(",;\t", key=line.count)
+        self._delimiter = _delimiter(line)
         if (fields := self._fields(line)) is None:
             return None
         names = [field.strip(_BLANKS) for field in fields]
-        wanted = [self._column] if self._column is not None else list(COLUMNS)
-        places = [names.index(name) for name in wanted if name in names]
+        if self._column is None:
+            wanted, places = " or ".join(COLUMNS), _places(names)
+        else:
+            wanted = self._column
+            places = [names.index(wanted)] if wanted in names else []
         if not places:
             raise ConfigurationError(
-                f"{self._name} has no column {' or '.join(wanted)}; its first line is "
+                f"{self._name} has no column {wanted}; its first line is "
                 f"'{printable(line, 100)}': name the column with --id-column, "
                 "or save a list without a header as .txt"
             )
@@ -179,7 +188,25 @@ class IdReader:
                 raise self._wrong("a quotation mark is never closed", "close it")
             return None
         record, self._record = self._record, ""
-        return next(csv.reader([record], delimiter=self._delimiter), [])
+        try:
+            return next(csv.reader([record], delimiter=self._delimiter), [])
+        except csv.Error as error:
+            raise self._wrong(f"not a line of CSV ({error})", "correct the line") from None
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _is_header(line: str) -> bool:
+    names = [name.strip(_BLANKS + '"') for name in line.split(_delimiter(line))]
+    return len(names) > 1 and bool(_places(names))
+
+
+def _places(names: Iterable[str]) -> list[int]:
+    """Return where the ids may be, the likeliest place first."""
+    lower = [name.lower() for name in names]
+    return [lower.index(name.lower()) for name in COLUMNS if name.lower() in lower]
 
 
 def open_ids(path: str, column: str | None = None) -> Iterable[str] | AsyncIterable[str]:

@@ -82,7 +82,7 @@ def state_words(state: State, speed: Speed) -> list[str]:
     words = [f"{done:,}/{total:,} courses" if total is not None else counted(done, "course")]
     words += [counted(state.rows, "row"), f"{speed.requests:.1f} req/s"]
     if state.failed:
-        words.append(f"{state.failed:,} failed")
+        words.append(f"{state.failed:,} failed or refused")
     if total is not None and total > done and speed.courses > 0:
         words.append(f"{duration((total - done) / speed.courses)} left")
     return words
@@ -101,6 +101,15 @@ def table(rows: Iterable[tuple[str, str]], indent: str = "  ") -> list[str]:
     return [f"{indent}{name:<{width}}  {words}".rstrip() for name, words in said]
 
 
+def verdicts(failed: int, refused: int, kinds: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Tell the courses that the next run asks for from those that the server has refused."""
+    return [
+        ("failed", f"{failed:,}, will be tried again" if failed else ""),
+        ("refused", f"{refused:,}, the server's final word" if refused else ""),
+        ("why", by_count(kinds)),
+    ]
+
+
 def figures(summary: Summary) -> list[tuple[str, str]]:
     """Return the closing summary of a run, for `table`."""
     seconds = summary.seconds or 1e-9
@@ -116,7 +125,7 @@ def figures(summary: Summary) -> list[tuple[str, str]]:
     return [
         ("courses", f"{summary.fetched:,} fetched{earlier}"),
         ("skipped", by_count({name: number for name, number in skipped.items() if number})),
-        ("failed", f"{summary.failed:,}: {by_count(summary.failures)}" if summary.failed else ""),
+        *verdicts(summary.failed - summary.refused, summary.refused, summary.failures),
         ("rows", rows),
         ("requests", f"{summary.requests:,} at {summary.requests / seconds:,.1f}/s"),
         ("retries", f"{retries:,}: {by_count(summary.retries)}" if retries else ""),

@@ -29,8 +29,9 @@ class Summary:
 
     `courses`, `fetched`, `rows`, `empty` (courses without rows) and the latencies are this run's;
     `waited` adds up, over all requests, what they waited by cause; `settled` is how many courses
-    earlier runs had settled. `failures` (courses by kind), `output_courses` and `output_rows`
-    speak of the output as it is now, earlier runs included.
+    earlier runs had settled. `failures` (courses by kind), `refused` (those of them that no run
+    asks for again by itself), `output_courses` and `output_rows` speak of the output as it is now,
+    earlier runs included.
     """
 
     courses: int = 0
@@ -38,6 +39,7 @@ class Summary:
     rows: int = 0
     empty: int = 0
     failures: Mapping[str, int]
+    refused: int = 0
     requests: int = 0
     retries: Mapping[str, int]
     seconds: float = 0.0
@@ -88,7 +90,7 @@ class Tally:
     """Counts for one run; `add` and `attempted` are on the hot path."""
 
     def __init__(self) -> None:
-        self.courses = self.fetched = self.rows = self.empty = self.requests = 0
+        self.courses = self.fetched = self.rows = self.empty = self.requests = self.refused = 0
         self.failures: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
         self.latency = HdrHistogram(1, _LONGEST_US, 2)
@@ -102,6 +104,7 @@ class Tally:
                 self.empty += not rows
             case Failed():
                 self.failures[outcome.error.kind] += 1
+                self.refused += outcome.error.settled
 
     def attempted(self, seconds: float) -> None:
         """Count a request that took `seconds` to its end, good or bad."""
@@ -129,6 +132,7 @@ class Tally:
             rows=self.rows,
             empty=self.empty,
             failures=dict(self.failures.most_common()),
+            refused=self.refused,
             requests=self.requests,
             retries=dict(self.retries.most_common()),
             seconds=seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -170,8 +171,38 @@ def test_fetch_writes_every_row_once_and_lists_what_failed(account, run):
     assert read_rows("out.ndjson") == all_rows(account)
     failed = read_rows_of_failed("out.ndjson.failed.ndjson")
     assert set(failed) == {*account.unknown_ids, *account.denied_ids}
-    assert "failed    4: unknown-content-item 3, permission-denied 1" in err
-    assert "bulkfetch retry-failed out.ndjson" in err
+    told = [
+        "refused  4, the server's final word",
+        "why  unknown-content-item 3, permission-denied 1",
+    ]
+    assert_told(told, err)
+    assert "retry-failed out.ndjson asks for the refused courses again, once the cause" in err
+    assert "(the refused courses)" in err
+    assert "nothing left to ask" not in err
+    assert_told(told, run("status", "out.ndjson")[1])
+    _, _, err = run("fetch", "-i", "ids.txt", "-o", "out.ndjson")
+    assert "nothing left to ask: 4 courses are refused; see out.ndjson.failed.ndjson" in err
+
+
+def assert_told(rows, text):
+    lines = [line.split() for line in text.splitlines()]
+    for row in rows:
+        assert row.split() in lines, text
+
+
+def test_what_failed_and_what_was_refused_are_told_apart_in_the_same_words(run, place, monkeypatch):
+    """Summary and status agree, and the hint speaks of both."""
+    with SimulatedServer(Simulation(courses=2, unknown=1, share_503=1.0)) as server:
+        use(server, monkeypatch)
+        write_ids(place / "ids.txt", server.expected())
+        argv = ("fetch", "-i", "ids.txt", "-o", "out.ndjson", "--retries", "0")
+        code, _, err = run(*argv)
+    told = ["failed  2, will be tried again", "why  http-503 2"]
+    assert code == 1
+    assert_told(told, err)
+    assert_told(told, run("status", "out.ndjson")[1])
+    assert "asks for the failed courses again\n" in err
+    assert "nothing left to ask" not in err
 
 
 def read_rows_of_failed(path):
@@ -204,6 +235,16 @@ def test_a_csv_list_is_read_by_column(account, run, place):
     (place / "ids.csv").write_text("n;course\n1;" + next(iter(account.expected())) + "\n")
     assert run("fetch", "-i", "ids.csv", "--id-column", "course", "-o", "out.ndjson")[0] == 0
     assert read_rows("out.ndjson") == sort(next(iter(account.expected().values())))
+
+
+def test_a_csv_list_through_a_pipe_asks_for_its_ids_alone(account, place):
+    """`cat c.csv | fetch -i -` reads the column of the ids, though a pipe has no name."""
+    ids = [*account.expected()][:3]
+    table = "contentItemId,title\n" + "".join(f"{course_id},x\n" for course_id in ids)
+    fetch = started("fetch", "-i", "-", "-o", "out.ndjson", "-q", stdin=subprocess.PIPE)
+    assert fetch.communicate(table, timeout=30) == ("", "")
+    assert fetch.returncode == 0
+    assert committed("out.ndjson") == set(ids)
 
 
 def test_pipes_compose(account):
@@ -435,6 +476,26 @@ def test_usr1_prints_the_state_and_status_sees_the_run(slow, run):
     assert "stopped" in run("status", "out.ndjson")[1]
 
 
+def test_a_run_that_begins_while_status_looks_is_not_turned_away(account, run, monkeypatch):
+    """A lock held for a moment only, at the very start, is waited for."""
+    held = os.open("out.ndjson.journal", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    turned_away = []
+
+    async def watched(*args, **options):
+        try:
+            return await bulkfetch.export(*args, **options)
+        except bulkfetch.OutputLocked as error:
+            turned_away.append(error)
+            os.close(held)
+            raise
+
+    monkeypatch.setattr("bulkfetch.cli._run.export", watched)
+    assert run("fetch", "-i", "ids.txt", "-o", "out.ndjson")[0] == 1
+    assert len(turned_away) == 1
+    assert read_rows("out.ndjson") == all_rows(account)
+
+
 @pytest.mark.parametrize(
     "argv", [("fetch", "-i", "ids.txt", "-o", "-"), ("discover",), ("completion", "bash")]
 )
@@ -614,6 +675,23 @@ def test_parse_writes_a_file_only_where_there_was_none(run, place):
     assert read_rows("rows.ndjson") == [ROW]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ZeroDivisionError])
+def test_parse_that_ends_early_leaves_no_file(run, place, monkeypatch, error):
+    """Neither Ctrl-C nor an error leaves rows behind under another name."""
+    (place / "ok.xml").write_bytes(RESPONSE)
+    from bulkfetch.cli._parse import _read as read
+
+    def broken(file, course_id, spool):
+        if file == "bad.xml":
+            assert Path("rows.ndjson.tmp").exists()
+            raise error
+        read(file, course_id, spool)
+
+    monkeypatch.setattr("bulkfetch.cli._parse._read", broken)
+    assert run("parse", "ok.xml", "bad.xml", "-o", "rows.ndjson")[0] > 1
+    assert [path.name for path in place.iterdir()] == ["ok.xml"]
+
+
 def test_parse_refuses_an_id_for_many_files(run, place):
     """One id cannot be that of two courses, and stdin has no name."""
     assert run("parse", "a.xml", "b.xml", "--id", "1")[0] == 2
@@ -669,7 +747,7 @@ def test_retry_failed_makes_the_output_that_of_a_clean_run(run, place, monkeypat
     with SimulatedServer(mended, port=port) as server:
         code, _, err = run("retry-failed", "out.ndjson", "--class", "unknown-content-item")
         assert code == 1
-        assert "failed    2: permission-denied 2" in err
+        assert_told(["refused  2, the server's final word", "why  permission-denied 2"], err)
         assert server.counters.requests == 10
         rows = [{k: v for k, v in row.items() if k[0] != "_"} for row in read_rows("out.ndjson")]
         assert rows == all_rows(server)

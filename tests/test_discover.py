@@ -27,6 +27,7 @@ from bulkfetch.testing import (
 )
 
 UNKNOWN = scripted(fault("Unknown content item"), status=500)
+WRONG = scripted(fault("Wrong parameters"), status=500)
 DENIED = scripted(fault("Permission denied"), status=500)
 REFUSALS = [
     (DENIED, ServerRefuses, "needs 'Can edit' access"),
@@ -139,6 +140,16 @@ async def test_check_by_an_id_that_no_course_has(namespaces):
     assert found.spelling == Spelling(namespaces, namespaces)
     assert found.message == "endpoint, namespaces and token work"
     assert found.seconds > 0
+
+
+@pytest.mark.parametrize("reply", [UNKNOWN, WRONG])
+async def test_check_asks_for_an_id_of_the_right_form(reply):
+    """A server that looks at ids gets a UUID; either of its words for it shows that all works."""
+    found, transport = await checked(reply)
+    assert found.message == "endpoint, namespaces and token work"
+    assert b">00000000-0000-4000-8000-000000000000<" in transport.requests[0].body
+    with pytest.raises(ServerRefuses):
+        await checked(reply, course_id="c1")
 
 
 async def test_check_with_a_course():

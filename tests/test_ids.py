@@ -37,6 +37,15 @@ FORMATS = {
     "tsv": ("a.tsv", b"id\ttitle\n1\tx\n2\ty\n", None),
     "csv by column": ("a.csv", b"id,course\n9,1\n9,2\n", "course"),
     "csv from stdin by column": ("stdin", b"id,course\n9,1\n9,2\n", "course"),
+    "csv from stdin": ("stdin", b"title,contentItemId\nx,1\ny,2\n", None),
+    "csv from stdin, quoted": ("stdin", b'"Title";"COURSEID"\r\n"x";"1"\r\n"y";"2"\r\n', None),
+    "tsv from stdin after comments": ("stdin", b"# mine\n\nId\ttitle\n1\tx\n2\ty\n", None),
+    "csv in a text file": ("a.txt", b"\xef\xbb\xbfcontent_item_id,title\n1,x\n2,y\n", None),
+    "ndjson from stdin after a comment": (
+        "stdin",
+        b'# mine\n{"contentItemId":"1"}\n{ "contentItemId":2}\n',
+        None,
+    ),
     "csv with byte order mark": ("a.csv", b"\xef\xbb\xbfid\r\n1\r\n2\r\n", None),
     "csv cells that span lines": ("a.csv", b'title,id\n"a\nb, ""c""",1\n"d",2\n', None),
     "csv blank lines and cells": ("a.csv", b"id,title\n1,x\n\n,no id\n2,y\n", None),
@@ -53,6 +62,12 @@ def test_every_format_gives_the_same_ids_however_it_comes(name, data, column, st
     assert read(name, data, column, step) == ["1", "2"]
 
 
+def test_a_text_list_stays_text_unless_its_first_line_names_the_ids():
+    """Commas alone, and names without a known one, make no table."""
+    for data in (b"a,b\nid,x\n", b"course,title\n1,x\n", b"id\n1,x\n"):
+        assert read("stdin", data) == data.decode().split()
+
+
 WRONG = {
     "empty": ("a.txt", b"", None, "a.txt holds no ids"),
     "only comments": ("a.txt", b"# none\n\n", None, "a.txt holds no ids"),
@@ -65,6 +80,7 @@ WRONG = {
     "no such column": ("a.csv", b"course,n\n1,2\n", None, "no column contentItemId.*course,n"),
     "column not there": ("a.csv", b"id\n1\n", "course", "no column course"),
     "short line": ("a.csv", b"n,id\n1,2\n3\n", None, "a.csv, line 3: .*only 1 of the columns"),
+    "carriage return in a cell": ("a.csv", b"id,n\n1\r2,3\n", None, "line 2: not a line of CSV"),
     "open quote": ("a.csv", b'id\n"1\n2\n', None, "a.csv, line 4: .*quotation mark"),
     "csv without rows": ("a.csv", b"id,title\n", None, "a.csv holds no ids"),
     "no JSON": ("a.ndjson", b'{"contentItemId":"1"}\nx\n', None, "line 2: not a JSON object"),
@@ -80,13 +96,18 @@ def test_whatever_is_wrong_is_named_with_file_and_line(name, data, column, messa
         read(name, data, column)
 
 
-@given(data=st.binary(max_size=200), step=st.integers(1, 20))
-def test_any_bytes_give_ids_or_our_error(data, step):
+@given(
+    data=st.binary(max_size=200), step=st.integers(1, 20), head=st.sampled_from([b"", b"id,x\n"])
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
+def test_any_bytes_give_ids_or_our_error(name, data, step, head):
     """No bytes whatever make the reader raise anything else, nor depend on how they are cut."""
+
+    data = head + data
 
     def outcome(step):
         try:
-            return read("a.txt", data, step=step)
+            return read(name, data, step=step)
         except ConfigurationError as error:
             return str(error)
 

@@ -44,6 +44,7 @@ SUMMARY = Summary(
     rows=12_345,
     empty=1,
     failures={"timeout": 7, "unknown-content-item": 3},
+    refused=3,
     requests=320,
     retries={"http-503": 20},
     seconds=10.0,
@@ -84,7 +85,7 @@ def test_the_line_says_how_far_how_fast_and_how_long_still():
     speed = Speed()
     speed.add(STATE)
     assert state_line(STATE, speed) == (
-        "400/1,000 courses, 12,345 rows, 32.0 req/s, 10 failed, 20 s left"
+        "400/1,000 courses, 12,345 rows, 32.0 req/s, 10 failed or refused, 20 s left"
     )
 
 
@@ -114,7 +115,9 @@ def test_the_summary_tells_everything_that_happened():
     assert table(figures(SUMMARY)) == [
         "  courses   290 fetched in this run, 390 in the output",
         "  skipped   settled before 100",
-        "  failed    10: timeout 7, unknown-content-item 3",
+        "  failed    7, will be tried again",
+        "  refused   3, the server's final word",
+        "  why       timeout 7, unknown-content-item 3",
         "  rows      12,345 at 1,234/s, 1 course without rows; 20,000 in the output",
         "  requests  320 at 32.0/s",
         "  retries   20: http-503 20",

@@ -125,7 +125,7 @@ def retry_failed(
         course.course_id for course in ledger.failed.values() if not kinds or course.kind in kinds
     ]
     if not ids and ledger.done:
-        voice.say(f"{output}: no course failed, there is nothing to retry")
+        voice.say(f"{output}: no course failed or was refused, there is nothing to retry")
         return 0
     options = make_options(chosen)
     if ledger.header:  # the rows must look like those that are there

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def writing(path: str, *, overwrite: bool) -> Iterator[Callable[[Iterable[bytes]], object]]:
     """Open a private file, or stdout for "-"; gives the function that writes blocks to it.
 
-    The file gets its name when it is complete. Raises ConfigurationError when it exists already
-    and may not be replaced, OutputError when it cannot be written.
+    The file gets its name when it is complete, and is gone when it never will be. Raises
+    ConfigurationError when it exists already and may not be replaced, OutputError when it cannot
+    be written.
     """
     if path == "-":
         shown = harmless_rows() if sys.stdout.isatty() else bytes
@@ -37,9 +38,14 @@ def writing(path: str, *, overwrite: bool) -> Iterator[Callable[[Iterable[bytes]
     temporary = f"{path}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with failures(f"write {path}"):
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-            yield lambda blocks: file.writelines(compressed(blocks))
-        Path(temporary).replace(path)
+        fd = os.open(temporary, flags, 0o600)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                yield lambda blocks: file.writelines(compressed(blocks))
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def read_output(output: str) -> Ledger:

@@ -61,7 +61,11 @@ def verify(voice: Voice, *, output: str) -> int:
 
 
 def _is_running(output: str) -> bool:
-    """Whether a run holds the output's lock; it is asked for a moment only, and shared."""
+    """Whether a run holds the output's lock.
+
+    No list of locks tells it on every file system and in every container; so the lock is asked
+    for, shared and for a moment. A run that begins in that moment tries again.
+    """
     from bulkfetch._layout import Layout
 
     fd = os.open(Layout.of(output).journal, os.O_RDONLY | os.O_CLOEXEC)
@@ -95,11 +99,9 @@ def _last_state(ledger: Ledger) -> State | None:
 
 
 def _in_words(output: str, ledger: Ledger, state: State | None, *, running: bool) -> list[str]:
-    from bulkfetch._progress import by_count, table
+    from bulkfetch._progress import table, verdicts
 
     counts = ledger.outcomes()
-    kinds = _kinds(ledger)
-    failed = f"{counts['failed']:,} to be tried again, {counts['refused']:,} refused"
     ended = {
         "running": "running",
         "finished": f"finished {_clock(ledger.updated)}",
@@ -108,7 +110,7 @@ def _in_words(output: str, ledger: Ledger, state: State | None, *, running: bool
     rows = [
         ("state", ended),
         ("courses", f"{counts['fetched']:,} fetched"),
-        ("failed", f"{failed} ({by_count(kinds)})" if kinds else ""),
+        *verdicts(counts["failed"], counts["refused"], _kinds(ledger)),
         ("rows", f"{ledger.rows:,}, {ledger.end:,} bytes"),
         ("runs", f"{len(ledger.runs):,}" if len(ledger.runs) > 1 else ""),
     ]

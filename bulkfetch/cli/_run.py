@@ -6,23 +6,25 @@ five times a second, elsewhere a line is written every ten seconds, in JSON an e
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from bulkfetch._errors import RunError
+from bulkfetch._errors import OutputLocked, RunError
 from bulkfetch._export import Monitor, export
 from bulkfetch._hooks import Attempt, Commit, Hooks, Wait
 from bulkfetch._layout import Layout
 from bulkfetch._model import Failed, Fetched
-from bulkfetch._progress import Bar, Speed, duration, figures, state_line, table
+from bulkfetch._progress import Bar, Speed, counted, duration, figures, state_line, table
 from bulkfetch.cli._loop import every, stoppable
 from bulkfetch.cli._observe import Target, observing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Container, Iterable
+    from collections.abc import AsyncIterable, Awaitable, Callable, Container, Iterable
 
     from bulkfetch._errors import CourseError, Interrupted
     from bulkfetch._model import Outcome
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 _BAR_SECONDS: Final = 0.2
 _LINE_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.1
+"""Long after `status`, which holds the lock for microseconds, has let go of it."""
 
 
 async def run_export(
@@ -59,24 +63,28 @@ async def run_export(
             stoppable(watcher.stop, watcher.tell, _remedy(output)),
             watcher,
         ):
-            summary = await export(
-                ids,
-                output,
-                options,
-                overwrite=overwrite,
-                again=again,
-                monitor=monitor,
-                limiter=observer.limiter,
-                hooks=observer.hooks,
-            )
+            begin = partial(export, ids, output, options, overwrite=overwrite, again=again)
+            within = {"limiter": observer.limiter, "hooks": observer.hooks}
+            summary = await _unless_held(partial(begin, monitor=monitor, **within))
             observer.finished(summary)
     except RunError:
         watcher.tell_last()
         raise
     voice.event("run_finished", {"output": output, **asdict(summary)})
     lines = table([*figures(summary), *_files_and_next(output, summary)])
-    voice.say(f"finished in {duration(summary.seconds)}", *lines)
+    voice.say(f"finished in {duration(summary.seconds)}", *lines, *_nothing_left(output, summary))
     return summary
+
+
+async def _unless_held(begin: Callable[[], Awaitable[Summary]]) -> Summary:
+    """Begin once more if the output is held: perhaps `status` only looked at it just now.
+
+    Nothing has happened by then, as the lock comes before the first id and the first request.
+    """
+    with suppress(OutputLocked):
+        return await begin()
+    await asyncio.sleep(_LOOK_SECONDS)
+    return await begin()
 
 
 def _remedy(output: str) -> str:
@@ -87,18 +95,30 @@ def _remedy(output: str) -> str:
 
 def _files_and_next(output: str, summary: Summary) -> list[tuple[str, str]]:
     """Say which files there are now and, when courses failed, what to do about them."""
+    words = {"failed": summary.failed > summary.refused, "refused": summary.refused}
+    which = " and ".join(word for word, number in words.items() if number)
     if output == "-":
-        remedy = "fetch the failed courses again into a file: a pipe keeps no list of them"
+        remedy = f"fetch the {which} courses again into a file: a pipe keeps no list of them"
         return [("next", remedy if summary.failed else "")]
     layout = Layout.of(output)
-    retry = f"bulkfetch retry-failed {shlex.quote(output)}, once the cause is mended"
-    failed = f"{layout.failed}  (the failed courses)"
+    retry = f"bulkfetch retry-failed {shlex.quote(output)} asks for the {which} courses again"
+    if summary.refused:
+        retry += ", once the cause is mended"
+    failed = f"{layout.failed}  (the {which} courses)"
     return [
         ("files", layout.output),
         ("", failed if summary.failed else ""),
         ("", f"{layout.manifest}  (counts, checksum, settings)"),
         ("next", retry if summary.failed else ""),
     ]
+
+
+def _nothing_left(output: str, summary: Summary) -> list[str]:
+    """Say why a run without a new course will be followed by others like it."""
+    if output == "-" or summary.fetched or not summary.refused == summary.failed > 0:
+        return []
+    refused = counted(summary.refused, "course") + (" is" if summary.refused == 1 else " are")
+    return [f"nothing left to ask: {refused} refused; see {Layout.of(output).failed}"]
 
 
 class _Watcher:
