@@ -138,7 +138,7 @@ class Ledger:
     empty: list[str] = field(default_factory=list)
     """Courses that were fetched and have no rows."""
     failed: dict[str, FailedCourse] = field(default_factory=dict)
-    """The last failure of each course that was not fetched since."""
+    """The last failure of each course not fetched since; a refusal outlasts passing ones."""
     settled: set[str] = field(default_factory=set)
     """Courses fetched or refused: nothing is left to ask."""
     states: list[Mapping[str, object]] = field(default_factory=list)
@@ -171,7 +171,9 @@ class Ledger:
             for course in courses:
                 self.failed.pop(course[0], None)
         for failure in failed:
-            self.failed[failure.course_id] = failure
+            known = self.failed.get(failure.course_id)
+            if failure.settled or known is None or not known.settled:
+                self.failed[failure.course_id] = failure
 
     def outcomes(self) -> dict[str, int]:
         """Count the courses by outcome; `failed` are those that the next run asks for again."""
@@ -353,8 +355,7 @@ def _replay_commit(ledger: Ledger, body: dict[str, Any]) -> None:
     ]
     ledger.count(body["courses"], failed)
     ledger.settled.update(ids)
-    for course in failed:
-        (ledger.settled.add if course.settled else ledger.settled.discard)(course.course_id)
+    ledger.settled.update(course.course_id for course in failed if course.settled)
     ledger.ends.append(end)
     ledger.crcs.append(crc)
     ledger.places.append(ledger.size)

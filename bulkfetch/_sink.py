@@ -52,6 +52,10 @@ _LONGEST_HEADER = 16 << 10
 class JournaledFile:
     """The output `path` with its journal: resumes by itself, appears only when complete.
 
+    A published output stays published until a later run brings a course: failures alone are
+    journaled beside it. Whatever is written is of mode 0600, also where a file was before; a file
+    of another user is refused.
+
     `fingerprint` names what the bytes depend on (endpoint host, method, options), never the token;
     an output begun with another one is refused. A name ending in .gz or .zst is compressed, one
     member per commit. Raises OutputError, OutputLocked, ConfigurationError.
@@ -83,7 +87,7 @@ class JournaledFile:
         self._writing = False
         """Whether the journal ends in frames of this run, so that commits may follow."""
         self._published = False
-        """Whether the data stand under the output's own name."""
+        """Whether the data stand under the output's own name, where nothing is appended to them."""
         self._journal: File
         self._data: File
         self._directory: File
@@ -118,7 +122,11 @@ class JournaledFile:
     def finish(
         self, totals: Mapping[str, object], options: Mapping[str, object] | None = None
     ) -> Manifest:
-        """Publish the output, or do what is left of it; both mappings go into the manifest."""
+        """Publish the output, or do what is left of it; both mappings go into the manifest.
+
+        The manifest tells of the last finish. While a later run brings no course it stays beside
+        the rows, which are still those, and is replaced only here; the failed file may be newer.
+        """
         with self._alive():
             if self._ledger.done is None:
                 self._complete(Done(self._clock(), totals, options or {}))
@@ -126,13 +134,18 @@ class JournaledFile:
                 self._publish()
             name = Path(self._layout.output).name
             manifest = self._ledger.manifest(name, self._digest.hexdigest())
-            if self._lstat(self._layout.manifest) is None:
-                self._write_whole(self._layout.manifest, encode_manifest(manifest))
+            text = encode_manifest(manifest)
+            if not self._holds(self._layout.manifest, text):
+                self._require_same(self._data, self._layout.output)
+                # Synced first: a manifest is never newer than the list of what failed.
+                self._write_failed()
+                self._sync_names()
+                self._write_whole(self._layout.manifest, text)
                 self._sync_names()
             return manifest
 
     def close(self) -> None:
-        """Release the output; of an unfinished one list the courses that failed so far."""
+        """Release the output; of one not finished again list the courses that failed so far."""
         live, self._live = self._live, False
         try:
             if live and self._ledger.done is None:
@@ -254,14 +267,15 @@ class JournaledFile:
             self._create_data()
         else:
             path = self._layout.output if self._published else self._layout.part
-            self._data = self._file(path, os.O_RDWR)
+            # A published file keeps the mode that its owner gave it until it is written again.
+            self._data = self._file(path, os.O_RDWR, private=not self._published)
         self._keep_good_prefix()
         self._journal.cut(self._ledger.size)
         if not self._published:
             self._data.cut(self._ledger.end)
             self._data.sync()
-            self._journal.sync()
-            self._sync_names()
+        self._journal.sync()
+        self._sync_names()
 
     def _keep_good_prefix(self) -> None:
         while (bad := self._first_bad()) is not None:
@@ -301,26 +315,34 @@ class JournaledFile:
             raise
 
     def _go_on(self) -> None:
-        """Take an output of an earlier run up again; a finished one goes back to its first name."""
+        """Take an output of an earlier run, or a finished one, up again."""
         if self._writing:
             return
         run_id, now = self._run.run, self._clock()
         self._journal.append(encode(Resume(run_id, now)))
-        if self._published:
-            self._require_same(self._data, self._layout.output)
-            # Synced first: a manifest is never there without the output that it describes.
-            self._remove(self._layout.manifest)
-            self._sync_names()
-            self._rename(self._layout.output, self._layout.part)
-            self._sync_names()
         self._ledger.done = None
         self._ledger.runs.append(run_id)
-        self._published, self._writing = False, True
+        self._writing = True
+
+    def _reopen(self) -> None:
+        """Bring a published output back to its first name, since it is going to change."""
+        if not self._published:
+            return
+        self._require_same(self._data, self._layout.output)
+        self._data.make_private()
+        # Synced first: a manifest is never there without the output that it describes.
+        self._remove(self._layout.manifest)
+        self._sync_names()
+        self._rename(self._layout.output, self._layout.part)
+        self._sync_names()
+        self._published = False
 
     def _commit(self, outcomes: Sequence[Outcome]) -> None:
         self._go_on()
         fetched = [outcome for outcome in outcomes if isinstance(outcome, Fetched)]
         failed = [FailedCourse.of(outcome) for outcome in outcomes if isinstance(outcome, Failed)]
+        if fetched:
+            self._reopen()
         courses = [
             (course.course_id, len(course.rows), course.attempts, round(course.seconds, 3))
             for course in fetched
@@ -400,8 +422,11 @@ class JournaledFile:
 
     # System calls on names
 
-    def _file(self, path: str, flags: int) -> File:
-        return self._open_file(path, flags | os.O_APPEND | os.O_NOFOLLOW)
+    def _file(self, path: str, flags: int, *, private: bool = True) -> File:
+        file = self._open_file(path, flags | os.O_APPEND | os.O_NOFOLLOW)
+        if private:
+            file.make_private()
+        return file
 
     def _open_file(self, path: str, flags: int) -> File:
         with failures(f"open {path}"):
@@ -436,6 +461,18 @@ class JournaledFile:
         file.append(data)
         file.sync()
         self._rename(file.path, path)
+        self._release(file)
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        info = self._lstat(path)
+        if info is None or not stat.S_ISREG(info.st_mode) or info.st_size != len(data):
+            return False
+        file = self._file(path, os.O_RDONLY, private=False)
+        same = b"".join(file.blocks()) == data
+        self._release(file)
+        return same
+
+    def _release(self, file: File) -> None:
         self._files.remove(file)
         file.close()
 

@@ -5,17 +5,23 @@ Every error comes out as an OutputError that names the file, the reason and what
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from bulkfetch._errors import OutputError
 from bulkfetch._journal import BLOCK
-from bulkfetch._layout import failures
+from bulkfetch._layout import failure, failures
 from bulkfetch._members import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_PRIVATE = 0o600
 
 
 class System(Protocol):
@@ -28,6 +34,7 @@ class System(Protocol):
     def fsync(self, fd: int, /) -> None: ...
     def fdatasync(self, fd: int, /) -> None: ...
     def ftruncate(self, fd: int, length: int, /) -> None: ...
+    def fchmod(self, fd: int, mode: int, /) -> None: ...
     def fstat(self, fd: int, /) -> os.stat_result: ...
     def lstat(self, path: str, /) -> os.stat_result: ...
     def replace(self, source: str, target: str, /) -> None: ...
@@ -45,6 +52,7 @@ class Posix:
     fsync = staticmethod(os.fsync)
     fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))
     ftruncate = staticmethod(os.ftruncate)
+    fchmod = staticmethod(os.fchmod)
     fstat = staticmethod(os.fstat)
     lstat = staticmethod(os.lstat)
     replace = staticmethod(os.replace)
@@ -63,7 +71,27 @@ class File:
     def __init__(self, system: System, path: str, flags: int) -> None:
         self._system = system
         self.path = path
-        self.fd = system.open(path, flags | os.O_CLOEXEC, 0o600)
+        self.fd = system.open(path, flags | os.O_CLOEXEC, _PRIVATE)
+
+    def make_private(self) -> None:
+        """Leave it to its owner alone, who must be the user of this process, unless that is root.
+
+        Opening a file that existed keeps its mode and owner, whatever is written to it then.
+        """
+        info = self.stat()
+        # Root is let through: some shares show even the files that root made as another's.
+        if os.geteuid() not in {0, info.st_uid}:
+            raise OutputError(
+                f"{self.path} belongs to another user (uid {info.st_uid}): "
+                "move it away, run as that user, or choose another folder"
+            )
+        if stat.S_IMODE(info.st_mode) != _PRIVATE:
+            try:
+                self._system.fchmod(self.fd, _PRIVATE)
+            except OSError as error:
+                # To its owner this says that the file system has no modes: nothing better is there.
+                if error.errno not in {errno.EPERM, errno.ENOTSUP}:
+                    raise failure(error, f"make {self.path} private") from error
 
     def append(self, data: bytes) -> None:
         with failures(f"write {len(data)} bytes to {self.path}"):

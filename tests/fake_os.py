@@ -27,6 +27,7 @@ class Killed(BaseException):
 class Inode:
     number: int
     mode: int
+    uid: int
     data: bytearray = field(default_factory=bytearray)
     disk: bytes = b""
     pending: list = field(default_factory=list)
@@ -102,9 +103,9 @@ class FakeOS:
     def read(self, path):
         return bytes(self.inodes[self.names[path]].data)
 
-    def put(self, path, data):
+    def put(self, path, data, *, mode=0o600):
         """Make a file as another program would."""
-        inode = self._create(path, 0o600)
+        inode = self._create(path, mode)
         inode.data[:] = data
         inode.sync()
 
@@ -169,6 +170,10 @@ class FakeOS:
         inode.pending.append(("cut", length, b""))
         _cut(inode.data, length)
 
+    def fchmod(self, fd, mode):
+        self._enter("fchmod")
+        self.fds[fd].mode = stat.S_IFREG | mode
+
     def fstat(self, fd):
         self._enter("fstat")
         return _stat(self.fds[fd])
@@ -221,7 +226,7 @@ class FakeOS:
         return fd
 
     def _create(self, path, mode):
-        inode = Inode(len(self.inodes) + 1, stat.S_IFREG | mode)
+        inode = Inode(len(self.inodes) + 1, stat.S_IFREG | mode, os.geteuid())
         self.inodes[inode.number] = inode
         self._rename({path: inode.number})
         return inode
@@ -234,5 +239,9 @@ class FakeOS:
 
 def _stat(inode):
     return SimpleNamespace(
-        st_mode=inode.mode, st_size=len(inode.data), st_ino=inode.number, st_dev=1
+        st_mode=inode.mode,
+        st_size=len(inode.data),
+        st_ino=inode.number,
+        st_dev=1,
+        st_uid=inode.uid,
     )

@@ -129,9 +129,14 @@ def test_done_and_taken_back():
         (commit(0, 1, ("r", 1)), {"r"}, {"p": PASSING}),
         (commit(0, 1, ("p", 1)), {"r", "p"}, {"r": REFUSED}),
         (
-            commit(0, 0, failed=[FailedCourse("r", "timeout", "", 1, settled=False)]),
-            set(),
-            {"r": FailedCourse("r", "timeout", "", 1, settled=False), "p": PASSING},
+            commit(0, 0, failed=[FailedCourse("p", "connect", "", 1, settled=False)]),
+            {"r"},
+            {"r": REFUSED, "p": FailedCourse("p", "connect", "", 1, settled=False)},
+        ),
+        (
+            commit(0, 0, failed=[FailedCourse("p", "gone", "", 1, settled=True)]),
+            {"r", "p"},
+            {"r": REFUSED, "p": FailedCourse("p", "gone", "", 1, settled=True)},
         ),
     ],
 )
@@ -140,6 +145,20 @@ def test_the_last_word_on_a_course(then, settled, failed):
     ledger = replay([journal(commit(0, 0, failed=[REFUSED, PASSING]), then)])
     assert ledger.settled == settled
     assert ledger.failed == failed
+
+
+def test_a_passing_failure_never_unsettles_a_refusal():
+    """A refused course that is tried again in vain keeps the server's verdict; a new one counts."""
+    passing = FailedCourse("r", "connect", "no answer", 6, settled=False)
+    ledger = replay([journal(commit(0, 0, failed=[REFUSED]), commit(0, 0, failed=[passing]))])
+    assert ledger.settled == {"r"}
+    assert ledger.failed == {"r": REFUSED}
+    assert ledger.outcomes() == {"fetched": 0, "refused": 1, "failed": 0}
+    other = FailedCourse("r", "no-access", "denied", 1, settled=True)
+    ledger.count([], [passing])
+    assert ledger.failed == {"r": REFUSED}
+    ledger.count([], [other])
+    assert ledger.failed == {"r": other}
 
 
 def test_a_failure_never_unsettles_rows():

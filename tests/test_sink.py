@@ -37,6 +37,8 @@ FAILED, MANIFEST = f"{OUT}.failed.ndjson", f"{OUT}.manifest.json"
 FINGERPRINT = {"endpoint": "lms.example", "method": "GetContentItemFinalStatuses"}
 IDS = [f"c{number}" for number in range(11)]
 MORE = [f"d{number}" for number in range(4)]
+VAIN = [f"x{number}" for number in range(1, 5)]
+"""Courses that nobody answers for, while the server is dead."""
 DURABILITIES = ("batch", "course", "none")
 ERRORS = (errno.EIO, errno.ENOSPC)
 
@@ -55,6 +57,8 @@ def outcome_of(course_id, *, passing=True):
         return Failed(course_id, Refused("unknown-content-item", "Unknown content item"))
     if course_id == "c7" and passing:
         return Failed(course_id, Transient("timeout", "no answer in 300 s"), attempts=6)
+    if course_id in VAIN and passing:
+        return Failed(course_id, Transient("connect", "connection refused"), attempts=6)
     spool = Spool()
     for line in rows_of(course_id):
         spool.append(line, 1)
@@ -167,6 +171,69 @@ def test_f87_private_modes():
     """Every file that holds data of people is made with mode 0600."""
     system = finished()
     assert {stat.S_IMODE(inode.mode) for inode in system.inodes.values()} == {0o600}
+
+
+LEFT = (JOURNAL, PART, f"{FAILED}.tmp", f"{MANIFEST}.tmp")
+"""Names at which another program, or an older run, may have left a file."""
+
+
+def test_f87_files_that_were_there_are_made_private():
+    """A file that existed with a wider mode is private before anything is written to it."""
+    system = FakeOS()
+    for path in LEFT:
+        system.put(path, b"", mode=0o644)
+    run(system)
+    check(system)
+    assert {stat.S_IMODE(inode.mode) for inode in system.inodes.values()} == {0o600}
+
+
+def test_f87_a_published_output_is_made_private_when_it_grows():
+    """The mode that its owner gave a published file stays until there is something to add."""
+    system = finished()
+    inode = system.inodes[system.names[OUT]]
+    inode.mode = stat.S_IFREG | 0o640
+    run(system, IDS + VAIN)
+    assert stat.S_IMODE(inode.mode) == 0o640
+    run(system, IDS + MORE)
+    assert stat.S_IMODE(inode.mode) == 0o600
+
+
+@pytest.mark.parametrize("path", LEFT)
+def test_f87_files_of_another_user(path, monkeypatch):
+    """Nothing is written to a file of another user; once it is moved away the run completes."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    system = FakeOS()
+    system.put(path, b"")
+    inode = system.inodes[system.names[path]]
+    inode.uid = 4321
+    with pytest.raises(OutputError, match=r"another user \(uid 4321\): move it away"):
+        run(system)
+    assert not inode.data
+    assert not system.fds
+    del system.names[path]
+    run(system)
+    check(system)
+
+
+def test_f87_root_may_take_over_a_file(monkeypatch):
+    """Root goes on with the output of another user, and keeps it private."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    system = unfinished()
+    system.inodes[system.names[PART]].mode = stat.S_IFREG | 0o644
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    run(system)
+    check(system)
+    assert {stat.S_IMODE(inode.mode) for inode in system.inodes.values()} == {0o600}
+
+
+@pytest.mark.parametrize(("error", "ended"), [(errno.EPERM, True), (errno.EIO, False)])
+def test_modes_that_cannot_be_set(error, ended):
+    """A file system that has no modes is used all the same; one that fails is not."""
+    system = FakeOS()
+    system.put(PART, b"", mode=0o755)
+    assert run_until_fault(system, {("fchmod", 1): error}) is ended
+    run(system)
+    check(system)
 
 
 def test_syncs_per_durability():
@@ -385,17 +452,155 @@ def test_f79_more_courses_later():
 
 
 def test_one_sink_may_finish_twice():
-    """A commit after finish opens the output again, in the same run too."""
+    """A commit of a course after finish opens the output again, in the same run too."""
     system = FakeOS()
     sink = sink_on(system)
     sink.open()
     sink.commit([outcome_of("c1")])
     sink.finish({})
     sink.commit([outcome_of("c4"), outcome_of("c7")])
+    assert set(system.names) == {JOURNAL, OUT, MANIFEST}
+    sink.commit([outcome_of("c5")])
     assert set(system.names) == {JOURNAL, PART}
     sink.finish({})
     sink.close()
-    check(system, ["c1", "c4", "c7"])
+    check(system, ["c1", "c4", "c5", "c7"])
+
+
+def test_a_run_in_vain_leaves_the_output_published():
+    """A later run that brings only failures and is stopped leaves OUT and its manifest in place."""
+    system = finished()
+    before = system.snapshot()
+    for _ in range(2):  # a dead server, twice
+        sink = sink_on(system, run_id="later")
+        sink.open()
+        sink.commit([outcome_of(course_id) for course_id in VAIN])
+        sink.note({"done": 4})
+        sink.close()
+        assert set(system.names) == {OUT, JOURNAL, FAILED, MANIFEST}
+        assert {path: system.read(path) for path in (OUT, MANIFEST)} == {
+            path: before[path] for path in (OUT, MANIFEST)
+        }
+        assert len(system.read(FAILED).splitlines()) == 6
+    run(system, IDS + VAIN, run_id="last")
+    check(system, IDS + VAIN, missing=("c4", "c7", *VAIN))
+    manifest = orjson.loads(system.read(MANIFEST))
+    assert manifest["courses"] == {"fetched": 9, "refused": 1, "failed": 5}
+    assert manifest["runs"] == ["r", "later", "later", "last"]
+    assert system.read(OUT) == before[OUT]
+
+
+def test_a_course_without_rows_reopens_the_output():
+    """A fetched course without rows changes the manifest, which goes before it can be wrong."""
+    system = finished(["c1"])
+    sink = sink_on(system)
+    sink.open()
+    sink.commit([outcome_of("c0")])
+    assert set(system.names) == {JOURNAL, PART}
+    assert sink.finish({}).empty_courses == ("c0",)
+    sink.close()
+
+
+IN_VAIN = (IDS + VAIN, ("c4", "c7", *VAIN))
+"""Ids of a later run that brings only failures, and those that are without rows then."""
+LATE_ROWS = (VAIN + IDS + MORE, ("c4", "c7", *VAIN))
+"""Ids of one whose first commit holds only failures, and whose others hold rows too."""
+
+
+def stands(system, published, *, always):
+    """OUT is the published file, or, where it may be gone, all of it is in the data to come."""
+    check_manifest(system)
+    if always:
+        assert system.read(OUT) == published
+    else:
+        assert system.read(OUT if OUT in system.names else PART).startswith(published)
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize("action", ["kill", "torn", *ERRORS])
+@pytest.mark.parametrize("plan", [IN_VAIN, LATE_ROWS])
+def test_f78_ended_in_a_run_of_failures(plan, action, durability):
+    """A run of failures that ends at any call, twice, leaves OUT published; the next finishes."""
+    ids, missing = plan
+    options = {"run_id": "later", "durability": durability}
+    original = finished()
+    published = original.read(OUT)
+    for number in range(1, calls_of(copy.deepcopy(original), ids, **options)["any"] + 1):
+        system = copy.deepcopy(original)
+        for call in (number, number // 2 + 1):
+            run_until_fault(system, {("any", call): action}, ids, **options)
+            stands(system, published, always=plan is IN_VAIN)
+        run(system, ids, **options)
+        check(system, ids, missing=missing)
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize("plan", [IN_VAIN, LATE_ROWS])
+def test_f62_power_lost_in_a_run_of_failures(plan, durability):
+    """So does one that a power cut ends, and then another in the recovery."""
+    ids, missing = plan
+    options = {"run_id": "later", "durability": durability}
+    original = finished()
+    published = original.read(OUT)
+    calls = calls_of(copy.deepcopy(original), ids, **options)["any"]
+    for seed in range(100):
+        rng = random.Random(seed)
+        system = copy.deepcopy(original)
+        for _ in range(2):
+            system.restart({("any", rng.randint(1, calls)): "torn"})
+            with contextlib.suppress(Killed):
+                run(system, ids, **options)
+            system.lose_power(rng)
+            stands(system, published, always=plan is IN_VAIN)
+        run(system, ids, **options)
+        check(system, ids, missing=missing)
+
+
+def test_f62_refusals_beside_a_published_output_are_made_safe():
+    """What a kill left of them in the journal is synced by the next run before it counts on it."""
+    system = finished(["c1", "c2"])
+    system.restart({("fsync", 3): "kill"})  # two at opening: what follows them is not synced
+    with pytest.raises(Killed):
+        run(system, ["c1", "c4"], run_id="later", durability="none")
+    system.restart()
+    sink = sink_on(system, run_id="last")
+    assert "c4" in sink.open().settled
+    system.lose_power(Unlucky())
+    assert "c4" in settled_on(system)
+
+
+def test_f69_published_file_changed_after_a_run_in_vain():
+    """A published file is still held against its journal when that ends in failures."""
+    system = finished()
+    run_until_fault(system, {("replace", 1): "kill"}, IDS + VAIN)
+    system.put(OUT, system.read(OUT) + b"more\n")
+    explain(system, "is not what its journal says")
+
+
+def test_published_file_replaced_in_a_run_in_vain():
+    """A run of failures gives no manifest to a file that another program put in OUT's place."""
+    system = finished()
+    manifest = system.read(MANIFEST)
+    sink = sink_on(system)
+    sink.open()
+    sink.commit([outcome_of("x1")])
+    system.put(OUT, b"theirs\n")
+    with pytest.raises(OutputError, match="removed or replaced"):
+        sink.finish({})
+    sink.close()
+    assert system.read(MANIFEST) == manifest
+
+
+def test_a_refusal_outlasts_a_passing_failure():
+    """A refused course that is retried while the server is dead stays settled, reason and all."""
+    system = finished()
+    sink = sink_on(system, run_id="later")
+    ledger = sink.open()
+    sink.commit([Failed("c4", Transient("connect", "connection refused"), attempts=6)])
+    assert ledger.failed["c4"].kind == "unknown-content-item"
+    sink.close()
+    assert "c4" in settled_on(system)
+    assert orjson.loads(system.read(FAILED).splitlines()[0])["class"] == "unknown-content-item"
 
 
 @pytest.mark.parametrize("action", ["kill", "torn"])
@@ -801,6 +1006,10 @@ def test_f79_f87_real_files(tmp_path):
     assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted(
         line for i in IDS + MORE if i not in {"c4", "c7"} for line in rows_of(i)
     )
+    for name in ("out.ndjson", "out.ndjson.journal", "out.ndjson.manifest.json.tmp"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o644)
+    real_run(path, [*IDS, *MORE, "d5"])
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
     assert set(modes.values()) == {0o600}
     assert len(modes) == 4
