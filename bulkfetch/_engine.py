@@ -106,13 +106,7 @@ class Run:
         self._options = options
         self._hooks = setup.hooks
         self._source = Source(setup.ids, setup.settled, options.limit)
-        self._limiter = setup.limiter or Limiter(
-            options.concurrency,
-            options.rate,
-            adaptive=options.adaptive,
-            max_hold=options.max_retry_after,
-            retry_budget=options.retry_budget,
-        )
+        self._limiter = setup.limiter or Limiter.of(options)
         self._fetcher = Fetcher(
             GET_FINAL_STATUSES,
             options,

@@ -21,6 +21,8 @@ from bulkfetch._pacing import Hold, Pace, RetryBudget
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from bulkfetch._options import Options
+
 __all__ = ["Limiter"]
 
 _ASKED = "Retry-After"  # the one cause of a hold that is the server's own word
@@ -87,6 +89,17 @@ class Limiter:
         self._waited: dict[str, float] = {}
         self.limit = self._window.limit if self._window else concurrency
         self.in_flight = self.started = 0
+
+    @classmethod
+    def of(cls, options: Options) -> Limiter:
+        """Make the limiter that a run with these options makes for itself."""
+        return cls(
+            options.concurrency,
+            options.rate,
+            adaptive=options.adaptive,
+            max_hold=options.max_retry_after,
+            retry_budget=options.retry_budget,
+        )
 
     async def __aenter__(self) -> None:
         """Wait for a slot, then for the time to start."""

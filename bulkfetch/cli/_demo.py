@@ -49,7 +49,7 @@ def demo(voice: Voice, *, courses: int) -> int:
         "",
         "Try next:",
         f"  bulkfetch verify {output}   every byte against its checksum",
-        f"  bulkfetch status {output}   what the output holds",
+        f"  bulkfetch report {output}   the run as a page for the browser",
         "  bulkfetch simulate          the simulated LMS as a server of its own",
         "  bulkfetch fetch --help      your own account: an endpoint, a token, a list of ids",
     )

@@ -80,6 +80,7 @@ def observing(options: Options, target: Target, hooks: Hooks) -> Iterator[Observ
 
     Raises ConfigurationError when the metrics cannot be served or written.
     """
+    from bulkfetch._limiter import Limiter
     from bulkfetch._tracing import tracing
 
     with ExitStack() as stack:
@@ -89,7 +90,7 @@ def observing(options: Options, target: Target, hooks: Hooks) -> Iterator[Observ
         if not (target.address or target.file):
             yield Observer(together(hooks, traced), None, None)
             return
-        limiter = _limiter(options)
+        limiter = Limiter.of(options)
         metrics = stack.enter_context(_measuring(limiter, target))
         yield Observer(together(hooks, traced, metrics.hooks), limiter, metrics)
 
@@ -112,19 +113,6 @@ def _measuring(limiter: Limiter, target: Target) -> Iterator[Metrics]:
         except RunError as error:
             metrics.exited(error.exit_code)
             raise
-
-
-def _limiter(options: Options) -> Limiter:
-    """Make the limiter that a run would make for itself, to look at it."""
-    from bulkfetch._limiter import Limiter
-
-    return Limiter(
-        options.concurrency,
-        options.rate,
-        adaptive=options.adaptive,
-        max_hold=options.max_retry_after,
-        retry_budget=options.retry_budget,
-    )
 
 
 def together(*many: Hooks) -> Hooks:
