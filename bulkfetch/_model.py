@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from bulkfetch._errors import CourseError
 
-Scalar: TypeAlias = "str | float | None"
-
 
 @dataclass(frozen=True, slots=True)
 class Field:
