@@ -941,4 +941,6 @@ async def test_f85_one_large_course_among_many(courses, rows, tmp_path):
     assert found == expected
     assert seen["rows"] == sum(map(len, expected.values()))
     assert out.stat().st_size > 7_000_000
-    assert seen["grown"] < 8 * MEBIBYTE
+    # What the engine allows itself: 2 MiB in the outbox, a batch, a spool and two blocks of 1 MiB,
+    # half a MiB for each of 8 connections. The course alone is up to 140 MB.
+    assert seen["grown"] < 12 * MEBIBYTE
