@@ -118,19 +118,18 @@ def stream(job, begin) -> None:
 
 def bare_loop(job, begin) -> None:
     """Fetch, parse and write with bulkfetch's transport and parser, and nothing around them."""
+    from bulkfetch._direct import open_transport
     from bulkfetch._model import GET_FINAL_STATUSES
     from bulkfetch._parser import ResponseParser
     from bulkfetch._protocol import request_headers
     from bulkfetch._records import RowFormat
-    from bulkfetch._transport import HttpTransport, open_session
 
     setup = options(job)
     headers = request_headers(GET_FINAL_STATUSES)
     form = RowFormat(GET_FINAL_STATUSES)
 
     async def main(output) -> None:
-        async with open_session() as session:
-            transport = HttpTransport(setup, session)
+        async with open_transport(setup) as transport:
 
             async def fetch(course_id: str) -> None:
                 rows = []

@@ -15,12 +15,12 @@ from benchmarks.clients import options
 from benchmarks.memory import MemoryTransport
 from bulkfetch import _fetch, export, stream
 from bulkfetch._export import _make_sink
+from bulkfetch._gunzip import PIECE
 from bulkfetch._ids import open_ids
 from bulkfetch._model import GET_FINAL_STATUSES, Fetched
 from bulkfetch._parser import ResponseParser
 from bulkfetch._records import RowFormat
 from bulkfetch._rows import Spool
-from bulkfetch._transport import PIECE
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from bulkfetch._direct import open_transport
 from bulkfetch._errors import Refused, RunError, ServerRefuses, TemporarilyUnavailable, Transient
 from bulkfetch._fetch import Fetcher
 from bulkfetch._limiter import Limiter
 from bulkfetch._model import GET_CONTENT, GET_FINAL_STATUSES, ContentItem, Failed, Fetched
 from bulkfetch._token import make_provider
-from bulkfetch._transport import HttpTransport, open_session
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -98,9 +98,7 @@ async def _ask_once(
 ) -> tuple[Outcome, Spelling]:
     async with AsyncExitStack() as stack:
         if transport is None:
-            if session is None:
-                session = await stack.enter_async_context(open_session())
-            transport = HttpTransport(options, session)
+            transport = await stack.enter_async_context(open_transport(options, session))
         fetcher = Fetcher(
             method,
             options,

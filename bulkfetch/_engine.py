@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from bulkfetch._direct import open_transport
 from bulkfetch._errors import (
     CourseError,
     Refused,
@@ -34,7 +35,6 @@ from bulkfetch._pacing import Breaker
 from bulkfetch._source import Source
 from bulkfetch._tally import State, Summary, Tally
 from bulkfetch._token import make_provider
-from bulkfetch._transport import HttpTransport, open_session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Container, Iterable
@@ -79,10 +79,9 @@ async def running(setup: Setup) -> AsyncIterator[Run]:
     async with AsyncExitStack() as stack:
         transport = setup.transport
         if transport is None:
-            session = setup.session
-            if session is None:
-                session = await stack.enter_async_context(open_session())
-            transport = HttpTransport(setup.options, session)
+            transport = await stack.enter_async_context(
+                open_transport(setup.options, setup.session)
+            )
         run = Run(setup, transport)
         stack.callback(run.close)
         failure: BaseException | None = None

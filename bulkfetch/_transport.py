@@ -1,20 +1,19 @@
 """One request over HTTP, and nothing more: no retry, no redirect, no cookies, no proxy unasked.
 
 `Transport` is all the engine knows of HTTP, so that a scripted one can stand in for it in tests.
-`HttpTransport` is the real one, over aiohttp: its exceptions become ours here, made anew without
-their cause, since aiohttp's own texts can hold addresses and headers. Bodies are decompressed
-here, piece by piece and within bounds, so that a small answer cannot become a large one unseen.
+`HttpTransport` goes through an aiohttp session, the caller's or ours. aiohttp's exceptions become
+ours here, made anew without their cause, since its own texts can hold addresses and headers.
 """
 
 from __future__ import annotations
 
 import errno
 import ssl
-import zlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from bulkfetch._errors import (
     ConfigurationError,
@@ -25,6 +24,7 @@ from bulkfetch._errors import (
     Transient,
     Unreadable,
 )
+from bulkfetch._gunzip import PIECE, Gunzip
 from bulkfetch._text import printable
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
     from bulkfetch._options import Options
 
-PIECE: Final = 64 << 10
-"""Most bytes that one `read` returns."""
-_FREE_RATIO_BYTES: Final = 16 << 20
 _LOCAL_ERRORS: Final = {
     errno.EMFILE,
     errno.ENFILE,
@@ -116,10 +113,10 @@ class _Exchange:
 
     async def __aenter__(self) -> HttpReply:
         try:
-            self._response = await self._request
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _before_the_head(error) from None
-        return HttpReply(self._response, self._max_ratio)
+            response = self._response = await self._request
+        except BEFORE_THE_HEAD as error:
+            raise before_the_head(error) from None
+        return HttpReply(response.status, response.headers, response.content, self._max_ratio)
 
     async def __aexit__(self, *_: object) -> None:
         response = self._response
@@ -155,13 +152,17 @@ def tls_context(options: Options) -> ssl.SSLContext | None:
 
 
 class HttpReply:
-    """A Reply over aiohttp's response."""
+    """A Reply over aiohttp's stream of a body."""
 
-    def __init__(self, response: aiohttp.ClientResponse, max_ratio: int) -> None:
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-        self._content = response.content
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    __slots__ = ("_content", "_gunzip", "_unasked", "headers", "status")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], content: aiohttp.StreamReader, max_ratio: int
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self._content = content
+        encoding = headers.get("Content-Encoding", "identity").strip().lower()
         self._gunzip = Gunzip(max_ratio) if encoding in {"gzip", "x-gzip"} else None
         self._unasked = None if self._gunzip or encoding in {"identity", ""} else encoding
 
@@ -176,55 +177,18 @@ class HttpReply:
                 return piece
             try:
                 data = await self._content.read(PIECE)  # all that is there could be 768 KiB
-            except (aiohttp.ClientError, OSError, zlib.error) as error:
+            except (aiohttp.ClientError, OSError) as error:
                 raise _inside_the_body(error) from None
             if not (self._gunzip and data):
                 return data
             self._gunzip.put(data)
 
 
-class Gunzip:
-    """Decompresses gzip members in pieces of at most 64 KiB, within a ratio past 16 MiB."""
-
-    def __init__(self, max_ratio: int) -> None:
-        self._max_ratio = max_ratio
-        self._inflater = zlib.decompressobj(wbits=31)
-        self._input = b""
-        self._taken = 0
-        self._given = 0
-
-    def put(self, data: bytes) -> None:
-        self._input += data
-        self._taken += len(data)
-
-    def take(self) -> bytes:
-        """Return the next piece, b"" when more input is needed. Raises CourseError."""
-        while self._input or self._inflater.unconsumed_tail:
-            data = self._inflater.unconsumed_tail + self._input
-            self._input = b""
-            try:
-                piece = self._inflater.decompress(data, PIECE)
-            except zlib.error as error:
-                raise Transient("bad-gzip", f"the response is not valid gzip: {error}") from None
-            if self._inflater.eof and self._inflater.unused_data:
-                self._input = self._inflater.unused_data
-                self._inflater = zlib.decompressobj(wbits=31)
-            if piece:
-                self._given += len(piece)
-                self._check_ratio()
-                return piece
-        return b""
-
-    def _check_ratio(self) -> None:
-        if self._given > max(_FREE_RATIO_BYTES, self._taken * self._max_ratio):
-            raise Unreadable(
-                "too-large",
-                f"the response grows more than {self._max_ratio} times when decompressed: "
-                "raise max_ratio if that is expected",
-            )
+BEFORE_THE_HEAD: Final = (aiohttp.ClientError, OSError, ValueError)
+"""What may be raised until the response's head has come."""
 
 
-def _before_the_head(error: Exception) -> CourseError:  # noqa: C901, PLR0911 - one table
+def before_the_head(error: Exception) -> CourseError:  # noqa: C901, PLR0911 - one table
     """Say what an exception before the response's head means, by its type, never by its text."""
     match error:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
@@ -250,7 +214,7 @@ def _before_the_head(error: Exception) -> CourseError:  # noqa: C901, PLR0911 - 
             return _local(error)
         case aiohttp.ClientHttpProxyError():
             return RunRefused("proxy", f"the proxy refuses with HTTP {error.status}")
-        case aiohttp.ClientResponseError():
+        case aiohttp.ClientResponseError() | HttpProcessingError():
             return Transient("bad-http", "the server's answer is not valid HTTP", most_retries=1)
         case ValueError() | aiohttp.InvalidURL():
             return RunRefused("bad-request", f"the request cannot be sent ({type(error).__name__})")

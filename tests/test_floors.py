@@ -26,6 +26,7 @@ FLOORS = (
     {
         "_adaptive",
         "_charts",
+        "_gunzip",
         "_hooks",
         "_journal",
         "_latency",
@@ -39,7 +40,7 @@ FLOORS = (
     {"_system"},
     {"_ids", "_inspect", "_limiter", "_outbox", "_pipe", "_rows", "_settings", "_sink", "_source"}
     | {"_survey", "_transport"},
-    {"_token"},  # its endpoint is called through a transport
+    {"_direct", "_token"},  # on a transport's parts; its endpoint is called through one
     # 3, the machine
     {"_fetch"},
     {"_discover", "_engine"},
@@ -56,7 +57,7 @@ PURE = set().union(*FLOORS[:3])
 CEILINGS = {"testing": 6}  # the steps of floors 0-2: tests of the machine must not need it
 
 HOMES = {
-    "aiohttp": {"_transport", "testing"},
+    "aiohttp": {"_direct", "_transport", "testing"},
     "click": {"cli"},
     "hdrh": {"_latency", "_tally"},
     "lxml": {"_parser", "_records"},
@@ -66,6 +67,7 @@ HOMES = {
     "rich": {"_progress", "cli"},
     "tenacity": {"_fetch"},
     "uvloop": {"cli"},
+    "yarl": {"_direct"},
     "zstandard": {"_ids", "_members", "_survey"},
 }
 NAMED_IN_SIGNATURES = {"aiohttp": {"_discover", "_engine", "_export"}}  # the caller's own session

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from test_parser import FULL, GARBAGE, mutated
 
 from bulkfetch import CourseError
+from bulkfetch._gunzip import Gunzip
 from bulkfetch._setting import Secret
 from bulkfetch._token import _read_answer, _refusal
-from bulkfetch._transport import Gunzip
 from bulkfetch.testing import RawServer, ScriptedReply, ScriptedTransport, http_answer
 
 HERE = Path(__file__).parent

@@ -48,6 +48,7 @@ from bulkfetch import (
     export,
     stream,
 )
+from bulkfetch import _direct as direct
 from bulkfetch._errors import StaleConnection
 from bulkfetch.testing import RawServer, SimulatedServer, Simulation, http_answer
 
@@ -57,6 +58,14 @@ OK = http_answer(statuses(GOOD))
 HEAD_OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml; charset=utf-8\r\n"
 CUT = "truncated|malformed"  # the latter when the cut is inside a tag
 MANY = [f"c{number}" for number in range(100)]
+
+
+@pytest.fixture(autouse=True, params=["direct", "session"])
+def transport(request, monkeypatch):
+    """The quick way, and the one through aiohttp's session."""
+    if request.param == "session":
+        monkeypatch.setattr(direct, "_SEEN", ())
+
 
 either_size = pytest.mark.parametrize("size", [SMALL, LARGE])
 

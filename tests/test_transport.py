@@ -22,9 +22,8 @@ from yarl import URL
 
 from bulkfetch import ConfigurationError, RunRefused, Transient, Unreadable
 from bulkfetch._errors import LocalFault, StaleConnection
+from bulkfetch._gunzip import PIECE, Gunzip
 from bulkfetch._transport import (
-    PIECE,
-    Gunzip,
     HttpTransport,
     Sealed,
     open_session,

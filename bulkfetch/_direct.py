@@ -1,0 +1,226 @@
+"""Requests straight through aiohttp's connector: half the price of a session's.
+
+A session builds URL, headers, cookies, timers and a writing task anew for each request, which costs
+more than all else that is done for a small course. Here a request's head is made once, head and
+body are one write, a finished connection waits for the next request where it is, and one watch
+looks after all deadlines. Connecting, TLS, names and HTTP parsing are aiohttp's as ever.
+
+The connector's calls are public but not documented, so they are used only with the versions that
+the tests have seen, for a session of ours and without a proxy; all else goes through the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from bulkfetch._gunzip import PIECE
+from bulkfetch._transport import (
+    BEFORE_THE_HEAD,
+    HttpReply,
+    HttpTransport,
+    Sealed,
+    before_the_head,
+    open_session,
+    tls_context,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from aiohttp.connector import Connection
+    from aiohttp.http import RawResponseMessage
+
+    from bulkfetch._options import Options
+    from bulkfetch._transport import Transport
+
+_SEEN: Final = ("3.14.",)
+_IDLE_SECONDS: Final = 15.0
+"""How long a connection may wait for its next request, as in aiohttp."""
+_LATEST: Final = 1.0
+"""Seconds by which a deadline may be passed at most; a tenth of the timeout if that is less."""
+
+
+@asynccontextmanager
+async def open_transport(
+    options: Options, session: aiohttp.ClientSession | None = None
+) -> AsyncIterator[Transport]:
+    """Open the quickest transport that serves: through `session` if the caller brings one."""
+    if session is not None:
+        yield HttpTransport(options, session)
+        return
+    async with open_session() as own:
+        if options.proxy is None and aiohttp.__version__.startswith(_SEEN):
+            direct = DirectTransport(options, own)
+            try:
+                yield direct
+            finally:
+                direct.close()
+        else:
+            yield HttpTransport(options, own)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What all requests with the same URL and headers share; `head` lacks the length."""
+
+    key: aiohttp.ClientRequest
+    head: bytes
+    idle: deque[tuple[Connection, float]] = field(default_factory=deque)
+    """Connections that wait for a request, and since when; the last is used first."""
+
+
+class DirectTransport:
+    """A Transport over the connector of a session that is ours alone."""
+
+    def __init__(self, options: Options, session: aiohttp.ClientSession) -> None:
+        assert session.connector is not None
+        self._connector = session.connector
+        self._loop = asyncio.get_running_loop()
+        self._tls = tls_context(options) or True
+        self._calls: dict[tuple[object, ...], _Call] = {}
+        self._under_way: set[_Exchange] = set()
+        self._watch: asyncio.TimerHandle | None = None
+        self.now = self._loop.time
+        self.total, self.silence = options.timeout, options.read_timeout
+        self.max_ratio = options.max_ratio
+        self._connecting = aiohttp.ClientTimeout(
+            total=None, connect=options.timeout, sock_connect=options.connect_timeout
+        )
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> _Exchange:
+        return _Exchange(self, url, body, headers)
+
+    def close(self) -> None:
+        """Let go of the connections that wait; the session closes them."""
+        if self._watch:
+            self._watch.cancel()
+        for call in self._calls.values():
+            while call.idle:
+                call.idle.pop()[0].close()
+
+    def call(self, url: str, headers: Mapping[str, str]) -> _Call:
+        """Return the call, made when it is first asked for: a run has one or two of them."""
+        name = (url, *headers.items())
+        if (call := self._calls.get(name)) is None:
+            call = self._calls[name] = self._make_call(url, headers)
+        return call
+
+    def _make_call(self, url: str, headers: Mapping[str, str]) -> _Call:
+        key = aiohttp.ClientRequest(
+            "POST", URL(url), headers=headers, loop=self._loop, ssl=self._tls
+        )
+        del key.headers["Content-Length"]
+        lines = [f"POST {key.url.raw_path_qs} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in key.headers.items()]
+        return _Call(key, "\r\n".join([*lines, "Content-Length: "]).encode())
+
+    async def connect(self, call: _Call) -> Connection:
+        """Return a connection that waits, or a new one."""
+        while call.idle:
+            connection, since = call.idle.pop()
+            if self.now() - since <= _IDLE_SECONDS and not connection.closed:
+                return connection
+            connection.close()
+        try:
+            return await self._connector.connect(call.key, [], self._connecting)
+        except TimeoutError as error:
+            if isinstance(error, aiohttp.ClientError):
+                raise
+            raise aiohttp.ConnectionTimeoutError from None
+
+    def watch(self, exchange: _Exchange) -> None:
+        """Look after the exchange's deadlines from now on."""
+        self._under_way.add(exchange)
+        if self._watch is None:
+            pause = min(_LATEST, self.total / 10, self.silence / 10)
+            self._watch = self._loop.call_later(pause, self._look)
+
+    def done(self, exchange: _Exchange) -> None:
+        self._under_way.discard(exchange)
+
+    def _look(self) -> None:
+        self._watch = None
+        now = self.now()
+        for exchange in self._under_way:
+            exchange.check(now)
+        if self._under_way:
+            self.watch(next(iter(self._under_way)))
+
+
+class _Exchange:
+    """A request and its response."""
+
+    __slots__ = ("_began", "_body", "_call", "_connection", "_content", "_owner")
+
+    def __init__(
+        self, owner: DirectTransport, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> None:
+        self._owner = owner
+        self._call = owner.call(url, headers)
+        self._body = body
+        self._content: aiohttp.StreamReader | None = None
+
+    async def __aenter__(self) -> HttpReply:
+        owner = self._owner
+        try:
+            connection = self._connection = await owner.connect(self._call)
+            self._began = owner.now()
+            owner.watch(self)
+            try:
+                message, content = await self._send(connection)
+            except BaseException:
+                owner.done(self)
+                connection.close()
+                raise
+        except (*BEFORE_THE_HEAD, HttpProcessingError) as error:
+            raise before_the_head(error) from None
+        self._content = content
+        return HttpReply(message.code, message.headers, content, owner.max_ratio)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._owner.done(self)
+        protocol = self._connection.protocol
+        assert protocol is not None
+        if protocol.should_close or self._content is None or not self._content.at_eof():
+            self._connection.close()
+        else:
+            self._call.idle.append((self._connection, self._owner.now()))
+
+    async def _send(
+        self, connection: Connection
+    ) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+        protocol, transport = connection.protocol, connection.transport
+        assert protocol is not None
+        assert transport is not None
+        # The head is watched by us; what follows, piece by piece, by aiohttp's own timer.
+        protocol.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=PIECE)
+        body = self._body
+        transport.write(Sealed(b"%b%d\r\n\r\n%b" % (self._call.head, len(body), body)))
+        while True:
+            message, content = await protocol.read()
+            if not 100 <= message.code < 200 or message.code == 101:
+                break
+        if not content.is_eof():
+            protocol.read_timeout = self._owner.silence
+            protocol.start_timeout()
+        return message, content
+
+    def check(self, now: float) -> None:
+        """End the wait for the head or for more of the body when it has been too long."""
+        owner, protocol = self._owner, self._connection.protocol
+        if self._content is not None:
+            if now - self._began >= owner.total:
+                self._content.set_exception(TimeoutError())
+        elif protocol is not None:
+            if now - self._began >= owner.total:
+                protocol.set_exception(TimeoutError())
+            elif now - self._began >= owner.silence:
+                protocol.set_exception(aiohttp.SocketTimeoutError())
