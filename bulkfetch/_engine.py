@@ -137,16 +137,15 @@ class Run:
         return self
 
     async def __anext__(self) -> Outcome:
-        outcome = await self._outbox.get()
-        assert outcome is not None  # only a deadline gives None
-        return outcome
+        return await self._outbox.get()
 
-    async def get(self, deadline: float) -> Outcome | None:
-        """Return the next outcome, None at the deadline (loop time).
+    async def take(self, deadline: float, nbytes: int) -> list[Outcome]:
+        """Return the outcomes there are at the deadline (loop time), or many before it.
 
-        Raises StopAsyncIteration at the end, or what stopped the run.
+        At most `nbytes` of rows and one outcome. Raises StopAsyncIteration at the end, or what
+        stopped the run.
         """
-        return await self._outbox.get(deadline)
+        return await self._outbox.take(deadline, nbytes)
 
     def stop(self, error: BaseException) -> None:
         """Begin no course any more; those in flight have the grace time, then `error` comes out."""

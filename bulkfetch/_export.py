@@ -180,21 +180,16 @@ class _Desk:
                 raise batch.end
 
     async def _gather(self, run: Run) -> _Batch:
-        """Collect outcomes until there is 1 MiB, 200 ms after the first, or at the end."""
+        """Collect outcomes until there is 1 MiB, for 200 ms, or to the end."""
         batch = _Batch()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _NOTE_SECONDS
-        while batch.nbytes < _BATCH_BYTES and (not batch.outcomes or loop.time() < deadline):
+        deadline = loop.time() + _BATCH_SECONDS
+        while (room := _BATCH_BYTES - batch.nbytes) > 0 and loop.time() < deadline:
             try:
-                outcome = await run.get(deadline)
+                batch.add(await run.take(deadline, room))
             except (StopAsyncIteration, Exception) as error:  # noqa: BLE001 - raised by write_all
                 batch.end = error
                 break
-            if outcome is None:
-                break
-            if not batch.outcomes:
-                deadline = loop.time() + _BATCH_SECONDS
-            batch.add(outcome)
         return batch
 
     async def _commit(self, outcomes: list[Outcome], run: Run) -> None:
@@ -202,6 +197,8 @@ class _Desk:
         state = None
         if now - self.noted >= _NOTE_SECONDS:
             self.noted, state = now, asdict(run.state)
+        elif not outcomes:
+            return
         await self.call(self._write, outcomes, state)
         rows = [len(outcome.rows) for outcome in outcomes if isinstance(outcome, Fetched)]
         for outcome in outcomes:
@@ -239,10 +236,9 @@ class _Batch:
         self.nbytes = 0
         self.end: BaseException | None = None
 
-    def add(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
-        if isinstance(outcome, Fetched):
-            self.nbytes += outcome.rows.nbytes
+    def add(self, outcomes: list[Outcome]) -> None:
+        self.outcomes += outcomes
+        self.nbytes += sum(one.rows.nbytes for one in outcomes if isinstance(one, Fetched))
 
 
 def _final(summary: Summary, ledger: Ledger) -> Summary:

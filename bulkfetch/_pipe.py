@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bulkfetch._errors import OutputClosed
 from bulkfetch._journal import Done, FailedCourse, Header, Ledger
 from bulkfetch._layout import failure
-from bulkfetch._members import blocks, write_all
+from bulkfetch._members import Joiner, write_all
 from bulkfetch._model import Failed, Fetched
 from bulkfetch._text import harmless_rows
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from bulkfetch._journal import Manifest
+    from bulkfetch._members import Block
     from bulkfetch._model import Outcome
 
 
@@ -45,6 +46,7 @@ class PipeOutput:
         self._write = write
         self._clock = clock
         self._digest = sha256()
+        self._joiner = Joiner()
         self._shown = harmless_rows() if os.isatty(fd) else None
         header = Header(run_id, fingerprint, clock(), version)
         self._ledger = Ledger(header=header, runs=[run_id])
@@ -57,8 +59,8 @@ class PipeOutput:
         """Write whole courses."""
         fetched = [outcome for outcome in outcomes if isinstance(outcome, Fetched)]
         failed = [FailedCourse.of(outcome) for outcome in outcomes if isinstance(outcome, Failed)]
-        for block in blocks(fetched):
-            self._write_block(self._shown(block) if self._shown else block)
+        for block in self._joiner.blocks(fetched):
+            self._write_block(self._shown(bytes(block)) if self._shown else block)
         courses = [(c.course_id, len(c.rows), c.attempts, c.seconds) for c in fetched]
         self._ledger.count(courses, failed)
 
@@ -75,7 +77,7 @@ class PipeOutput:
     def close(self) -> None:
         """Leave the descriptor to its owner."""
 
-    def _write_block(self, block: bytes) -> None:
+    def _write_block(self, block: Block) -> None:
         try:
             write_all(self._write, self._fd, block)
         except BrokenPipeError:

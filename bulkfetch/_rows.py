@@ -62,13 +62,12 @@ class Spool:
         return self._held + (self._file.size if self._file else 0)
 
     def ndjson(self) -> Iterator[bytes]:
-        """Yield all bytes in order, at most 1 MiB at a time unless the bound is larger."""
+        """Yield all bytes in order, whole rows or not, at most 1 MiB at a time."""
         if self._file is not None:
             yield from self._file.blocks()
-        if self._chunks:
-            yield b"".join(self._chunks)
-        elif self._rows and self._file is None:
+        if self._rows and not self._chunks and self._file is None:
             raise ValueError("the rows of this course were closed")
+        yield from self._chunks
 
     def __iter__(self) -> Iterator[FinalStatus]:
         return map(_final_status, map(orjson.loads, lines(self.ndjson())))
@@ -85,7 +84,8 @@ class Spool:
         with failures(f"keep rows in a file in {self._directory or tempfile.gettempdir()}"):
             if self._file is None:
                 self._file = _Unlinked(self._directory)
-            self._file.append(b"".join(self._chunks))
+            for chunk in self._chunks:
+                self._file.append(chunk)
         self._chunks.clear()
         self._held = 0
 

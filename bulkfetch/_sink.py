@@ -35,7 +35,7 @@ from bulkfetch._journal import (
     verified,
 )
 from bulkfetch._layout import Layout, failures, locate
-from bulkfetch._members import blocks, codec
+from bulkfetch._members import Joiner, codec
 from bulkfetch._model import Failed, Fetched
 from bulkfetch._system import POSIX, File, System
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from bulkfetch._journal import Course, Manifest
+    from bulkfetch._members import Block
     from bulkfetch._model import Outcome
     from bulkfetch._options import Durability
 
@@ -80,6 +81,7 @@ class JournaledFile:
         self._system = system
         self._clock = clock
         self._codec = codec(self._layout.output)
+        self._joiner = Joiner()
         self._digest = sha256()
         self._ledger = Ledger()
         self._files: list[File] = []
@@ -347,11 +349,11 @@ class JournaledFile:
             (course.course_id, len(course.rows), course.attempts, round(course.seconds, 3))
             for course in fetched
         ]
-        self._append_member(blocks(fetched), courses, failed)
+        self._append_member(self._joiner.blocks(fetched), courses, failed)
 
     def _append_member(
         self,
-        blocks: Iterable[bytes],
+        blocks: Iterable[Block],
         courses: Sequence[Course],
         failed: Sequence[FailedCourse],
     ) -> None:

@@ -20,6 +20,8 @@ from bulkfetch._members import write_all
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bulkfetch._members import Block
+
 
 _PRIVATE = 0o600
 
@@ -93,7 +95,7 @@ class File:
                 if error.errno not in {errno.EPERM, errno.ENOTSUP}:
                     raise failure(error, f"make {self.path} private") from error
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: Block) -> None:
         with failures(f"write {len(data)} bytes to {self.path}"):
             write_all(self._system.write, self.fd, data)
 

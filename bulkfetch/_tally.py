@@ -2,7 +2,7 @@
 
 Fed by the engine with each outcome and each attempt; `summary` freezes it for a person, a program
 or the manifest. Latencies go into an HDR histogram (two significant digits, microseconds up to
-an hour), which costs 1 us a request and can be stored and merged.
+an hour), which can be stored and merged. Recording costs it 2 us, so equal ones are counted first.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bulkfetch._model import Outcome
 
 _LONGEST_US: Final = 3_600_000_000
+_STEP_US: Final = 10
+_MOST_COUNTED: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,8 @@ class Tally:
         self.courses = self.fetched = self.rows = self.empty = self.requests = self.refused = 0
         self.failures: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
-        self.latency = HdrHistogram(1, _LONGEST_US, 2)
+        self._counted: dict[int, int] = {}
+        self._histogram = HdrHistogram(1, _LONGEST_US, 2)
 
     def add(self, outcome: Outcome) -> None:
         self.courses += 1
@@ -109,18 +112,30 @@ class Tally:
     def attempted(self, seconds: float) -> None:
         """Count a request that took `seconds` to its end, good or bad."""
         self.requests += 1
-        self.latency.record_value(max(1, min(_LONGEST_US, int(seconds * 1e6))))
+        counted, steps = self._counted, int(seconds * (1e6 / _STEP_US))
+        counted[steps] = counted.get(steps, 0) + 1
+        if len(counted) > _MOST_COUNTED:
+            self._record()
 
     def retried(self, kind: str) -> None:
         self.retries[kind] += 1
 
     def quantile(self, percent: float) -> float:
         """Return a latency in seconds; 0 before the first request."""
-        return float(self.latency.get_value_at_percentile(percent)) / 1e6 if self.requests else 0.0
+        if not self.requests:
+            return 0.0
+        return float(self._record().get_value_at_percentile(percent)) / 1e6
 
     def latencies(self) -> str:
         """Return the histogram in HdrHistogram's compressed text form."""
-        return str(self.latency.encode().decode("ascii"))
+        return str(self._record().encode().decode("ascii"))
+
+    def _record(self) -> HdrHistogram:
+        for steps, count in self._counted.items():
+            micros = max(1, min(_LONGEST_US, steps * _STEP_US))
+            self._histogram.record_value(micros, count)
+        self._counted.clear()
+        return self._histogram
 
     def summary(
         self, *, seconds: float, waited: Mapping[str, float], settled: int = 0, duplicates: int = 0

@@ -176,7 +176,9 @@ class HttpReply:
             if self._gunzip and (piece := self._gunzip.take()):
                 return piece
             try:
-                data = await self._content.read(PIECE)  # all that is there could be 768 KiB
+                data = self._content.read_nowait(PIECE)  # all that is there could be 768 KiB
+                if not data and not self._content.at_eof():
+                    data = await self._content.read(PIECE)
             except (aiohttp.ClientError, OSError) as error:
                 raise _inside_the_body(error) from None
             if not (self._gunzip and data):

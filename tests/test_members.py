@@ -6,7 +6,7 @@ import pytest
 import zstandard
 
 from bulkfetch import _members
-from bulkfetch._members import blocks, codec, write_all
+from bulkfetch._members import Joiner, codec, write_all
 from bulkfetch._model import Fetched
 from bulkfetch._rows import Spool
 
@@ -25,14 +25,16 @@ def unpack(suffix, data):
 
 
 def test_small_courses_are_joined(monkeypatch):
-    """Courses share a block up to its size; a larger one keeps its own."""
+    """Courses share a block up to its size, larger ones are cut, and the memory is used again."""
     monkeypatch.setattr(_members, "_BLOCK", 10)
     sizes = [4, 6, 1, 25, 3, 7, 7]
     courses = [course(bytes([65 + at]) * size) for at, size in enumerate(sizes)]
-    joined = list(blocks(courses))
-    assert [len(block) for block in joined] == [10, 1, 25, 10, 7]
-    assert b"".join(joined) == b"".join(b"".join(each.rows.ndjson()) for each in courses)
-    assert list(blocks([])) == []
+    joiner = Joiner()
+    for _ in range(2):
+        joined = [bytes(block) for block in joiner.blocks(courses)]
+        assert [len(block) for block in joined] == [10, 1, 10, 10, 8, 7, 7]
+        assert b"".join(joined) == b"".join(b"".join(each.rows.ndjson()) for each in courses)
+    assert list(joiner.blocks([])) == []
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])

@@ -230,12 +230,12 @@ async def test_an_error_says_what_to_do(error, overload, most):
 async def test_an_error_inside_the_body(error, kind, monkeypatch):
     """It is always passing, whatever came before."""
 
-    async def broken(self, n=-1):
+    def broken(self, n=-1):
         raise error
 
     with mocked(URL_) as server:
         server.answer(b"<x>")
-        monkeypatch.setattr(aiohttp.StreamReader, "read", broken)
+        monkeypatch.setattr(aiohttp.StreamReader, "read_nowait", broken)
         with pytest.raises(Transient) as caught:
             await post()
     assert caught.value.kind == kind
