@@ -131,9 +131,7 @@ class DirectTransport:
             connection.close()
         try:
             return await self._connector.connect(call.key, [], self._connecting)
-        except TimeoutError as error:
-            if isinstance(error, aiohttp.ClientError):
-                raise
+        except TimeoutError:
             raise aiohttp.ConnectionTimeoutError from None
 
     def watch(self, exchange: _Exchange) -> None:
@@ -151,6 +149,9 @@ class DirectTransport:
         now = self.now()
         for exchange in self._under_way:
             exchange.check(now)
+        for call in self._calls.values():
+            while call.idle and now - call.idle[0][1] > _IDLE_SECONDS:
+                call.idle.popleft()[0].close()  # fewer at once than before: spare the server
         if self._under_way:
             self.watch(next(iter(self._under_way)))
 

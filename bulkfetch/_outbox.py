@@ -56,7 +56,7 @@ class Outbox:
         """Return what is there at the deadline (loop time), or before it if that is a lot.
 
         No more than `nbytes` and one outcome. At the end raises. A task that is woken for every
-        outcome costs a small course a twentieth of its time.
+        outcome costs a small course some 3 % of its time.
         """
         if not self._enough():
             self._check_end()

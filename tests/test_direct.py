@@ -118,6 +118,30 @@ async def test_a_connection_that_waited_long_is_not_used(monkeypatch):
         assert server.connections == 2
 
 
+async def test_connections_that_nobody_needs_any_more_are_closed(monkeypatch):
+    """While fewer requests are under way than before, the server need not hold the others."""
+    monkeypatch.setattr(direct, "_IDLE_SECONDS", 0.0)
+
+    async def stall(exchange):
+        await exchange.stall()
+
+    async with RawServer([OK, OK, stall]) as server:
+        patience = options(server.url, read_timeout=0.5)
+        async with open_transport(patience) as transport:
+            await asyncio.gather(post(transport, server), post(transport, server))
+            [call] = transport._calls.values()
+            spare = list(call.idle)
+            assert len(spare) == 2
+            call.idle.clear()
+            waiting = asyncio.create_task(post(transport, server))
+            await asyncio.sleep(0)
+            call.idle.extend(spare)
+            with pytest.raises(Transient, match="read timeout"):
+                await waiting
+            assert not call.idle
+            assert all(connection.closed for connection, _ in spare)
+
+
 async def test_a_connection_that_the_server_closed_is_not_used():
     async def once(exchange):
         await exchange.cut(OK)
