@@ -3,7 +3,8 @@
 A session builds URL, headers, cookies, timers and a writing task anew for each request, which costs
 more than all else that is done for a small course. Here a request's head is made once, head and
 body are one write, a finished connection waits for the next request where it is, and one watch
-looks after all deadlines. Connecting, TLS, names and HTTP parsing are aiohttp's as ever.
+looks after all deadlines. Connecting, TLS and names are aiohttp's as ever, and so is HTTP parsing
+but for the plainest of all responses: a 200 of known length that arrives in one piece.
 
 The connector's calls are public but not documented, so they are used only with the versions that
 the tests have seen, for a session of ours and without a proxy; all else goes through the session.
@@ -21,7 +22,7 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from bulkfetch._gunzip import PIECE
+from bulkfetch._plain import Listener, Whole
 from bulkfetch._transport import (
     BEFORE_THE_HEAD,
     HttpReply,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from aiohttp.connector import Connection
-    from aiohttp.http import RawResponseMessage
 
     from bulkfetch._options import Options
     from bulkfetch._transport import Transport
@@ -73,8 +73,26 @@ class _Call:
 
     key: aiohttp.ClientRequest
     head: bytes
-    idle: deque[tuple[Connection, float]] = field(default_factory=deque)
-    """Connections that wait for a request, and since when; the last is used first."""
+    idle: deque[_Line] = field(default_factory=deque)
+    """Those that wait for a request; the last is used first."""
+
+
+class _Line:
+    """A connection, who listens on it, and since when it waits for a request."""
+
+    __slots__ = ("connection", "listener", "since")
+
+    def __init__(self, connection: Connection) -> None:
+        protocol, transport = connection.protocol, connection.transport
+        assert protocol is not None
+        assert transport is not None
+        self.connection = connection
+        self.listener = Listener(protocol)
+        self.since = 0.0
+        transport.set_protocol(self.listener)
+
+    def close(self) -> None:
+        self.connection.close()
 
 
 class DirectTransport:
@@ -104,7 +122,7 @@ class DirectTransport:
             self._watch.cancel()
         for call in self._calls.values():
             while call.idle:
-                call.idle.pop()[0].close()
+                call.idle.pop().close()
 
     def call(self, url: str, headers: Mapping[str, str]) -> _Call:
         """Return the call, made when it is first asked for: a run has one or two of them."""
@@ -122,15 +140,20 @@ class DirectTransport:
         lines += [f"{name}: {value}" for name, value in key.headers.items()]
         return _Call(key, "\r\n".join([*lines, "Content-Length: "]).encode())
 
-    async def connect(self, call: _Call) -> Connection:
-        """Return a connection that waits, or a new one."""
+    def waiting(self, call: _Call) -> _Line | None:
+        """Return a connection that waits for a request, if there is one."""
         while call.idle:
-            connection, since = call.idle.pop()
-            if self.now() - since <= _IDLE_SECONDS and not connection.closed:
-                return connection
-            connection.close()
+            line = call.idle.pop()
+            fresh = self.now() - line.since <= _IDLE_SECONDS
+            if fresh and not line.connection.closed and not line.listener.should_close:
+                return line  # and nothing came that nobody asked for
+            line.close()
+        return None
+
+    async def connect(self, call: _Call) -> _Line:
+        """Open another connection."""
         try:
-            return await self._connector.connect(call.key, [], self._connecting)
+            return _Line(await self._connector.connect(call.key, [], self._connecting))
         except TimeoutError:
             raise aiohttp.ConnectionTimeoutError from None
 
@@ -150,8 +173,8 @@ class DirectTransport:
         for exchange in self._under_way:
             exchange.check(now)
         for call in self._calls.values():
-            while call.idle and now - call.idle[0][1] > _IDLE_SECONDS:
-                call.idle.popleft()[0].close()  # fewer at once than before: spare the server
+            while call.idle and now - call.idle[0].since > _IDLE_SECONDS:
+                call.idle.popleft().close()  # fewer at once than before: spare the server
         if self._under_way:
             self.watch(next(iter(self._under_way)))
 
@@ -159,7 +182,7 @@ class DirectTransport:
 class _Exchange:
     """A request and its response."""
 
-    __slots__ = ("_began", "_body", "_call", "_connection", "_content", "_owner")
+    __slots__ = ("_began", "_body", "_call", "_content", "_line", "_owner")
 
     def __init__(
         self, owner: DirectTransport, url: str, body: bytes, headers: Mapping[str, str]
@@ -167,61 +190,61 @@ class _Exchange:
         self._owner = owner
         self._call = owner.call(url, headers)
         self._body = body
-        self._content: aiohttp.StreamReader | None = None
+        self._content: aiohttp.StreamReader | Whole | None = None
 
     async def __aenter__(self) -> HttpReply:
         owner = self._owner
         try:
-            connection = self._connection = await owner.connect(self._call)
+            self._line = owner.waiting(self._call) or await owner.connect(self._call)
             self._began = owner.now()
             owner.watch(self)
             try:
-                message, content = await self._send(connection)
+                status, headers, self._content = await self._send(self._line)
             except BaseException:
                 owner.done(self)
-                connection.close()
+                self._line.close()
                 raise
         except (*BEFORE_THE_HEAD, HttpProcessingError) as error:
             raise before_the_head(error) from None
-        self._content = content
-        return HttpReply(message.code, message.headers, content, owner.max_ratio)
+        return HttpReply(status, headers, self._content, owner.max_ratio)
 
     async def __aexit__(self, *_: object) -> None:
-        self._owner.done(self)
-        protocol = self._connection.protocol
-        assert protocol is not None
-        if protocol.should_close or self._content is None or not self._content.at_eof():
-            self._connection.close()
+        owner, line = self._owner, self._line
+        owner.done(self)
+        if line.listener.should_close or self._content is None or not self._content.at_eof():
+            line.close()
         else:
-            self._call.idle.append((self._connection, self._owner.now()))
+            line.since = owner.now()
+            self._call.idle.append(line)
 
     async def _send(
-        self, connection: Connection
-    ) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
-        protocol, transport = connection.protocol, connection.transport
-        assert protocol is not None
+        self, line: _Line
+    ) -> tuple[int, Mapping[str, str], aiohttp.StreamReader | Whole]:
+        transport, protocol = line.connection.transport, line.connection.protocol
         assert transport is not None
-        # The head is watched by us; what follows, piece by piece, by aiohttp's own timer.
-        protocol.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=PIECE)
+        assert protocol is not None
+        answer = line.listener.ask()
         body = self._body
         transport.write(Sealed(b"%b%d\r\n\r\n%b" % (self._call.head, len(body), body)))
+        if (plain := await answer) is not None:
+            return 200, plain.headers, plain
         while True:
             message, content = await protocol.read()
             if not 100 <= message.code < 200 or message.code == 101:
                 break
         if not content.is_eof():
+            # The head is watched by us; what follows, piece by piece, by aiohttp's own timer.
             protocol.read_timeout = self._owner.silence
             protocol.start_timeout()
-        return message, content
+        return message.code, message.headers, content
 
     def check(self, now: float) -> None:
         """End the wait for the head or for more of the body when it has been too long."""
-        owner, protocol = self._owner, self._connection.protocol
+        owner = self._owner
         if self._content is not None:
             if now - self._began >= owner.total:
                 self._content.set_exception(TimeoutError())
-        elif protocol is not None:
-            if now - self._began >= owner.total:
-                protocol.set_exception(TimeoutError())
-            elif now - self._began >= owner.silence:
-                protocol.set_exception(aiohttp.SocketTimeoutError())
+        elif now - self._began >= owner.total:
+            self._line.listener.give_up(TimeoutError())
+        elif now - self._began >= owner.silence:
+            self._line.listener.give_up(aiohttp.SocketTimeoutError())

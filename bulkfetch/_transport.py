@@ -151,13 +151,21 @@ def tls_context(options: Options) -> ssl.SSLContext | None:
     return context
 
 
+class Body(Protocol):
+    """A response's body: aiohttp's stream, or what reads like it."""
+
+    def read_nowait(self, most: int, /) -> bytes: ...
+    async def read(self, most: int, /) -> bytes: ...
+    def at_eof(self) -> bool: ...
+
+
 class HttpReply:
-    """A Reply over aiohttp's stream of a body."""
+    """A Reply over the stream of a body."""
 
     __slots__ = ("_content", "_gunzip", "_unasked", "headers", "status")
 
     def __init__(
-        self, status: int, headers: Mapping[str, str], content: aiohttp.StreamReader, max_ratio: int
+        self, status: int, headers: Mapping[str, str], content: Body, max_ratio: int
     ) -> None:
         self.status = status
         self.headers = headers

@@ -139,7 +139,7 @@ async def test_connections_that_nobody_needs_any_more_are_closed(monkeypatch):
             with pytest.raises(Transient, match="read timeout"):
                 await waiting
             assert not call.idle
-            assert all(connection.closed for connection, _ in spare)
+            assert all(line.connection.closed for line in spare)
 
 
 async def test_a_connection_that_the_server_closed_is_not_used():

@@ -38,8 +38,8 @@ FLOORS = (
     | {"_parser", "_protocol", "_records", "_tally", "_timeline"},
     # 2, hands: each file touches one outside thing
     {"_system"},
-    {"_ids", "_inspect", "_limiter", "_outbox", "_pipe", "_rows", "_settings", "_sink", "_source"}
-    | {"_survey", "_transport"},
+    {"_ids", "_inspect", "_limiter", "_outbox", "_pipe", "_plain", "_rows", "_settings", "_sink"}
+    | {"_source", "_survey", "_transport"},
     {"_direct", "_token"},  # on a transport's parts; its endpoint is called through one
     # 3, the machine
     {"_fetch"},
@@ -57,10 +57,11 @@ PURE = set().union(*FLOORS[:3])
 CEILINGS = {"testing": 6}  # the steps of floors 0-2: tests of the machine must not need it
 
 HOMES = {
-    "aiohttp": {"_direct", "_transport", "testing"},
+    "aiohttp": {"_direct", "_plain", "_transport", "testing"},
     "click": {"cli"},
     "hdrh": {"_latency", "_tally"},
     "lxml": {"_parser", "_records"},
+    "multidict": {"_plain"},
     "opentelemetry": {"_tracing"},
     "orjson": set().union(*FLOORS),
     "prometheus_client": {"_metrics"},
