@@ -21,7 +21,6 @@ from benchmarks.clients import CLIENTS, CONNECTIONS, Client
 from benchmarks.endpoint import Ceiling, Endpoint, ceiling, serving
 from benchmarks.machine import ChildError, Cores, cores, describe, measure, versions
 from benchmarks.report import Cell, Run
-from bulkfetch._bench import ADAPTIVE
 from bulkfetch.testing._wsdl import wsdl
 
 RESULTS = Path(__file__).parent / "results"
@@ -137,7 +136,7 @@ def main() -> int:
         sizes = tuple(sorted({cell.rows for cell in plan.cells}))
         latencies = tuple(sorted({cell.latency for cell in plan.cells}))
         with serving(folder, sizes, latencies=latencies, core=found.server) as endpoint:
-            facts = {**describe(), "endpoint": endpoint.kind, "adaptive": ADAPTIVE}
+            facts = {**describe(), "endpoint": endpoint.kind}
             print("\n".join(report.heading(facts, found)))
             bench = Bench(plan, endpoint, folder, found, time.monotonic() + plan.budget)
             ceilings = []

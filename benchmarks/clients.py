@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, TextIO
 
 from benchmarks.endpoint import request
 from benchmarks.generator import NAMESPACE, course_ids
-from bulkfetch._bench import ADAPTIVE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -78,7 +77,6 @@ def options(job, **others):
         "endpoint": job["url"],
         "token": "benchmark",
         "concurrency": job["connections"],
-        "adaptive": ADAPTIVE,
     }
     return Options(**settings, **others)
 

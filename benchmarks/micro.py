@@ -24,7 +24,6 @@ from benchmarks import generator, report
 from benchmarks.endpoint import serving
 from benchmarks.machine import MIB, Cores, Measured, cores, describe, measure, pin
 from benchmarks.parts import parse
-from bulkfetch._bench import ADAPTIVE
 from bulkfetch._journal import lines
 from bulkfetch._limiter import Limiter
 from bulkfetch._model import GET_FINAL_STATUSES, Fetched
@@ -305,7 +304,7 @@ def ids(place: Place) -> Iterator[Figure]:
 
 def latency(place: Place) -> Iterator[Figure]:
     """Answers after 50 ms: the share of the ideal rate, and CPU beside the naive scripts'."""
-    wait, turns = 0.05, 20 if place.quick else 100
+    wait, turns = 0.05, 20 if place.quick else 200  # 10 s: the careful start takes 0.1 s
     server = place.cores.server
     with serving(place.folder, (30,), latencies=(wait,), core=server) as endpoint:
         cpu = {}
@@ -340,7 +339,7 @@ def main() -> None:
     names = arguments.only.split(",") if arguments.only else list(known)
     if unknown := set(names) - set(known):
         sys.exit(f"--only {', '.join(unknown)}: no such bench; there are {', '.join(known)}")
-    facts = {**describe(), "adaptive": ADAPTIVE, "endpoint": "in memory, where none is named"}
+    facts = {**describe(), "endpoint": "in memory, where none is named"}
     found, figures = cores(), []
     print("\n".join(report.heading(facts, found)), flush=True)
     pin(found.client)

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
 
-ADAPTIVE: Final = False
-"""Whether throughput is measured with the adaptive limit; benchmarks/ asks here too."""
 SIZES: Final = (3, 30, 300, 3000)
 _MOST_ROWS: Final = 3_000_000
 _MOST_COURSES: Final = 30_000
@@ -111,7 +109,6 @@ async def measure_machine(rows: int, *, concurrency: int, seconds: float) -> Mea
             endpoint=endpoint,
             token=Simulation().token,
             concurrency=concurrency,
-            adaptive=ADAPTIVE,
         )
         return await _measure(
             _for_a_while(ids, seconds), options, label=f"{rows:,} rows a course", simulated=True
