@@ -25,15 +25,14 @@ from bulkfetch._rows import Spool
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
-SLICE = _fetch._SLICE  # noqa: SLF001 - what the engine feeds at a time
 _NOWHERE = {"url": "http://127.0.0.1:9/soap", "connections": 32}
 
 
 def parse(body: bytes, form: RowFormat) -> int:
     """Parse and encode a whole response as the engine does, without the engine."""
     parser = ResponseParser(GET_FINAL_STATUSES, form.encoder(generator.course_id(1)))
-    for start in range(0, len(body), SLICE):
-        parser.feed(body[start : start + SLICE])
+    for start in range(0, len(body), PIECE):
+        parser.feed(body[start : start + PIECE])
     parser.close()
     return parser.rows
 
@@ -45,7 +44,7 @@ def sweep(job, begin) -> int:
     begin()
     parser = ResponseParser(GET_FINAL_STATUSES, encode)
     with Path(job["path"]).open("rb") as file:
-        while piece := file.read(SLICE):
+        while piece := file.read(PIECE):
             parser.feed(piece)
     parser.close()
     return parser.rows
@@ -182,7 +181,7 @@ async def _read_one(transport: MemoryTransport) -> None:
 
 
 def yielding(job, begin) -> float:
-    """Return what small slices with a yield after each cost, as a share of doing without."""
+    """Return what it costs to give others turns while a body is parsed, as a share."""
     transport = MemoryTransport(generator.body(job["rows"]))
     shares = []
 
@@ -198,8 +197,6 @@ def yielding(job, begin) -> float:
     for _ in range(job["rounds"]):
         usual = seconds()
         without = SimpleNamespace(sleep=at_once)
-        with mock.patch.object(_fetch, "_SLICE", PIECE), mock.patch.object(
-            _fetch, "asyncio", without
-        ):  # fmt: skip
+        with mock.patch.object(_fetch, "asyncio", without):
             shares.append(usual / seconds() - 1)
     return statistics.median(shares)

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 _SEEN: Final = ("3.14.",)
 _IDLE_SECONDS: Final = 15.0
 """How long a connection may wait for its next request, as in aiohttp."""
+_RECEIPT: Final = 128 << 10
+"""Bytes taken from a socket at once."""
 _LATEST: Final = 1.0
 """Seconds by which a deadline may be passed at most; a tenth of the timeout if that is less."""
 
@@ -82,12 +84,12 @@ class _Line:
 
     __slots__ = ("connection", "listener", "since")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, room: memoryview) -> None:
         protocol, transport = connection.protocol, connection.transport
         assert protocol is not None
         assert transport is not None
         self.connection = connection
-        self.listener = Listener(protocol)
+        self.listener = Listener(protocol, room)
         self.since = 0.0
         transport.set_protocol(self.listener)
 
@@ -106,6 +108,7 @@ class DirectTransport:
         self._calls: dict[tuple[object, ...], _Call] = {}
         self._under_way: set[_Exchange] = set()
         self._watch: asyncio.TimerHandle | None = None
+        self._room = memoryview(bytearray(_RECEIPT))
         self.now = self._loop.time
         self.total, self.silence = options.timeout, options.read_timeout
         self.max_ratio = options.max_ratio
@@ -153,9 +156,10 @@ class DirectTransport:
     async def connect(self, call: _Call) -> _Line:
         """Open another connection."""
         try:
-            return _Line(await self._connector.connect(call.key, [], self._connecting))
+            connection = await self._connector.connect(call.key, [], self._connecting)
         except TimeoutError:
             raise aiohttp.ConnectionTimeoutError from None
+        return _Line(connection, self._room)
 
     def watch(self, exchange: _Exchange) -> None:
         """Look after the exchange's deadlines from now on."""

@@ -73,7 +73,9 @@ def _landmarks(method: Method) -> tuple[str, ...]:
 class ResponseParser:
     """Reads one response, fed in pieces of any size.
 
-    `feed` and `close` return NDJSON bytes of the records finished since; `rows` counts them.
+    `put` parses a piece and says whether there are rows to `take`: two steps of about the same
+    length, so that others may have a turn between them; `feed` is both. `take`, `feed` and `close`
+    return NDJSON bytes of the records finished since; `rows` counts them.
     Nothing else than a CourseError comes out: SoapFault, Transient (not whole, not XML),
     RunRefused (another document), Unreadable (limits, DOCTYPE, values that break the schema).
     """
@@ -91,19 +93,43 @@ class ResponseParser:
         self._since_row = 0
 
     def feed(self, data: bytes) -> bytes:
+        return self.take() if self.put(data) else b""
+
+    def put(self, data: bytes) -> bool:
         self.nbytes += len(data)
         if self.nbytes > self._limits.max_bytes:
             raise _too_large("the response", self._limits.max_bytes, "bytes", "max_bytes")
         if self._pull is None:
             self._waiting.append(data)
             if self.nbytes <= WHOLE:
-                return b""
+                return False
             data = b"".join(self._waiting)
             self._waiting.clear()
             if _begins_as_html(data):
                 raise _html_page()
             self._pull = _pull_parser(self._method)
-        return self._sweep(self._pull, data)
+        self._since_row += len(data)
+        try:
+            self._pull.feed(data)
+        except etree.XMLSyntaxError as error:
+            raise _malformed(error) from None
+        return True
+
+    def take(self) -> bytes:
+        assert self._pull is not None
+        rows = self._read_landmarks(self._pull)
+        if self._list is not None:
+            rows += self._take(len(self._list) - 1)
+        if self._since_row > self._limits.max_row_bytes:
+            if self._root is None:
+                raise _not_an_envelope()
+            raise _too_large(
+                "a row, or what stands around the rows,",
+                self._limits.max_row_bytes,
+                "bytes",
+                "max_row_bytes",
+            )
+        return rows
 
     def close(self) -> bytes:
         if self._pull is not None:
@@ -135,26 +161,6 @@ class ResponseParser:
     def _check_rows(self, more: int) -> None:
         if self.rows + more > self._limits.max_rows:
             raise _too_large("the response", self._limits.max_rows, "rows", "max_rows")
-
-    def _sweep(self, pull: etree.XMLPullParser[_Element], data: bytes) -> bytes:
-        self._since_row += len(data)
-        try:
-            pull.feed(data)
-        except etree.XMLSyntaxError as error:
-            raise _malformed(error) from None
-        rows = self._read_landmarks(pull)
-        if self._list is not None:
-            rows += self._take(len(self._list) - 1)
-        if self._since_row > self._limits.max_row_bytes:
-            if self._root is None:
-                raise _not_an_envelope()
-            raise _too_large(
-                "a row, or what stands around the rows,",
-                self._limits.max_row_bytes,
-                "bytes",
-                "max_row_bytes",
-            )
-        return rows
 
     def _read_landmarks(self, pull: etree.XMLPullParser[_Element]) -> bytes:
         rows = b""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from bulkfetch._journal import BLOCK, lines
+from bulkfetch._journal import lines
 from bulkfetch._layout import failures
 from bulkfetch._model import FinalStatus
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BOUND = 1 << 20
+_PIECE = 256 << 10
+"""Bytes written to and read from the file at once."""
 _NAMES = ("contentItemId", "userId", "status", "progress")
 
 
@@ -45,7 +47,7 @@ class Spool:
         self._chunks.append(data)
         self._rows += count
         self._held += len(data)
-        if self._held > self._bound:
+        if self._held > (self._bound if self._file is None else _PIECE):
             self._spill()
 
     def clear(self) -> None:
@@ -111,7 +113,7 @@ class _Unlinked:
         at = 0
         while at < self.size:
             with failures("read rows back from their temporary file"):
-                block = os.pread(self._fd, min(BLOCK, self.size - at), at)
+                block = os.pread(self._fd, min(_PIECE, self.size - at), at)
             at += len(block)
             yield block
 

@@ -61,7 +61,7 @@ class Reply(Protocol):
     @property
     def headers(self) -> Mapping[str, str]: ...
     async def read(self) -> bytes:
-        """Return the next decompressed bytes, b"" at the end. Raises CourseError."""
+        """Return the next decompressed bytes, up to 64 KiB; b"" at the end. Raises CourseError."""
 
 
 class Transport(Protocol):

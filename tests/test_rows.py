@@ -45,7 +45,7 @@ def test_rows_wherever_they_are(tmp_path, bound):
 
 def test_rows_across_blocks(tmp_path, monkeypatch):
     """A row that two blocks of the file share is read whole, and no block is larger than said."""
-    monkeypatch.setattr(_rows, "BLOCK", 64)
+    monkeypatch.setattr(_rows, "_PIECE", 64)
     spool = filled(str(tmp_path), bound=500)
     assert len(list(spool)) == 100
     assert max(map(len, spool.ndjson())) <= 500
