@@ -22,6 +22,7 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from bulkfetch._gunzip import PIECE
 from bulkfetch._plain import Listener, Whole
 from bulkfetch._transport import (
     BEFORE_THE_HEAD,
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 _SEEN: Final = ("3.14.",)
 _IDLE_SECONDS: Final = 15.0
 """How long a connection may wait for its next request, as in aiohttp."""
-_RECEIPT: Final = 128 << 10
-"""Bytes taken from a socket at once."""
 _LATEST: Final = 1.0
 """Seconds by which a deadline may be passed at most; a tenth of the timeout if that is less."""
 
@@ -108,7 +107,7 @@ class DirectTransport:
         self._calls: dict[tuple[object, ...], _Call] = {}
         self._under_way: set[_Exchange] = set()
         self._watch: asyncio.TimerHandle | None = None
-        self._room = memoryview(bytearray(_RECEIPT))
+        self._room = memoryview(bytearray(PIECE))
         self.now = self._loop.time
         self.total, self.silence = options.timeout, options.read_timeout
         self.max_ratio = options.max_ratio
