@@ -119,7 +119,7 @@ class ResponseParser:
         assert self._pull is not None
         rows = self._read_landmarks(self._pull)
         if self._list is not None:
-            rows += self._take(len(self._list) - 1)
+            rows += self._cut(len(self._list) - 1)
         if self._since_row > self._limits.max_row_bytes:
             if self._root is None:
                 raise _not_an_envelope()
@@ -172,11 +172,11 @@ class ResponseParser:
                     self._root = element
             elif _is_list(element, self._method):
                 if self._list is not None:
-                    rows += self._take(len(self._list))
+                    rows += self._cut(len(self._list))
                 self._list = element
         return rows
 
-    def _take(self, count: int) -> bytes:
+    def _cut(self, count: int) -> bytes:
         """Encode and delete the first `count` records; the last of a list may be unfinished."""
         if self._list is None or count < 1:
             return b""
@@ -196,7 +196,7 @@ class ResponseParser:
             raise _began_again()
         if self._list is None:
             raise _no_rows(root, self._method)
-        return rows + self._take(len(self._list))
+        return rows + self._cut(len(self._list))
 
 
 _WHOLE_PARSER = _whole_parser()

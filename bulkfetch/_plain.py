@@ -106,9 +106,7 @@ class Listener(asyncio.BufferedProtocol):
         return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._received(bytes(self._room[:nbytes]))
-
-    def _received(self, data: bytes) -> None:
+        data = bytes(self._room[:nbytes])
         if self._answer is None:
             self._handler.data_received(data)
         elif plain := read_plain(data):
