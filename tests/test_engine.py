@@ -382,12 +382,13 @@ async def test_resting_courses_are_bounded():
 async def test_spare_workers_leave():
     """Once the retries are over there are as many workers as `concurrency` again."""
     transport = ScriptedTransport(by_course(**{course: [BUSY, OK] for course in MANY[:40]}))
-    ids = (f"c{number}" for number in range(1_000))
+    ids = (f"c{number}" for number in range(100_000))
     settings = options(concurrency=2, backoff=0.01, max_backoff=0.01)
+    retried = set(MANY[:40])
     most = 0
     async with stream(ids, settings, transport=transport) as outcomes:
-        for _ in range(100):
-            await anext(outcomes)
+        while retried:
+            retried.discard((await anext(outcomes)).course_id)
             most = max(most, len(outcomes._workers))
         await settle()
         assert len(outcomes._workers) == 2 < most
