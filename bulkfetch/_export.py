@@ -200,12 +200,12 @@ class _Desk:
         elif not outcomes:
             return
         await self.call(self._write, outcomes, state)
-        rows = [len(outcome.rows) for outcome in outcomes if isinstance(outcome, Fetched)]
-        for outcome in outcomes:
-            if isinstance(outcome, Fetched):
-                outcome.rows.close()
+        fetched = [outcome.rows for outcome in outcomes if isinstance(outcome, Fetched)]
+        for rows in fetched:
+            rows.close()
         if self.hooks.commit and outcomes:
-            self.hooks.commit(Commit(len(rows), sum(rows), time.monotonic() - now))
+            rows_written = sum(map(len, fetched))
+            self.hooks.commit(Commit(len(fetched), rows_written, time.monotonic() - now))
 
     def _write(self, outcomes: list[Outcome], state: Mapping[str, object] | None) -> None:
         if outcomes:

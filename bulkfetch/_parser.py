@@ -242,8 +242,15 @@ def _check_root(root: _Element) -> None:
 
 def find_lists(root: _Element, method: Method) -> list[_Element]:
     """Return the elements that hold the records: `Envelope/Body/<path without its end>`."""
+    names = ("Body", *method.path[:-1])
+    element = root
+    for name in names:  # normally there is nothing else: half the price of looking everywhere
+        if len(element) != 1 or _name(element := element[0]) != name:
+            break
+    else:
+        return [element]
     level = [root]
-    for name in ("Body", *method.path[:-1]):
+    for name in names:
         level = [child for element in level for child in element if _name(child) == name]
     return level
 

@@ -23,6 +23,7 @@ _HEAD: Final = re.compile(
     rb"HTTP/1\.1 200 [\t\x20-\x7e]*\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: ?[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?\r\n)+)\r\n"
 )
+_FIELD: Final = re.compile(r"([^:]+): ?(.*)\r\n")
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
 _STAYS: Final = ["keep-alive"]
 _MOST_HEADERS: Final = 100
@@ -55,10 +56,8 @@ def read_plain(data: bytes) -> Whole | None:
     """Return the response if it is a plain one and `data` is all of it, no less and no more."""
     if len(data) > PIECE or not (head := _HEAD.match(data)):
         return None
-    lines = head[1].decode("ascii").split("\r\n")
-    del lines[-1]
-    headers = CIMultiDict([_field(line) for line in lines])
-    if len(lines) > _MOST_HEADERS or "Transfer-Encoding" in headers or "Upgrade" in headers:
+    headers = CIMultiDict(_FIELD.findall(head[1].decode("ascii")))
+    if len(headers) > _MOST_HEADERS or "Transfer-Encoding" in headers or "Upgrade" in headers:
         return None
     if [value.lower() for value in headers.getall("Connection", _STAYS)] != _STAYS:
         return None
@@ -67,11 +66,6 @@ def read_plain(data: bytes) -> Whole | None:
     if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]) or int(lengths[0]) != len(body):
         return None
     return Whole(headers, body)
-
-
-def _field(line: str) -> tuple[str, str]:
-    name, _, value = line.partition(":")
-    return name, value.removeprefix(" ")
 
 
 class Listener(asyncio.BufferedProtocol):

@@ -160,8 +160,9 @@ class RowFormat:
         """Encode one record; unrolled, the documented shape takes 0.4 of the general way."""
         if len(record) == 3:
             user, status, progress = record
+            tags = (user.tag, status.tag, progress.tag)
             if (
-                (user.tag, status.tag, progress.tag) == self._shape_in(record).tags
+                (tags == self._shape.tags or tags == self._shape_in(record).tags)
                 and not (len(user) or len(status) or len(progress))
                 and (user_text := user.text)
                 and (status_text := status.text)
