@@ -8,11 +8,14 @@ nobody buys cores for a slow server or blames a server for a slow client.
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from bulkfetch._errors import RunError
 from bulkfetch._export import export
+from bulkfetch._hooks import Attempt, Hooks
 from bulkfetch._options import Options
 from bulkfetch.testing import SimulatedServer, Simulation, serve
 
@@ -31,14 +35,21 @@ SIZES: Final = (3, 30, 300, 3000)
 _MOST_ROWS: Final = 3_000_000
 _MOST_COURSES: Final = 30_000
 _BUSY: Final = 0.9
+_PATIENCE: Final = 10.0
+"""Seconds that the simulated LMS gets to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One measured export. Times in seconds; `cpu` is this process's, `waited` as in Summary."""
+    """One measured export. Times in seconds; `cpu` is this process's, `waited` as in Summary.
+
+    `concurrency` is how many requests could be under way at once, `in_flight` how many were, on
+    average.
+    """
 
     label: str
     concurrency: int
+    in_flight: float
     requests: int
     fetched: int
     rows: int
@@ -75,7 +86,7 @@ class Measurement:
             return f"this machine is the limit: the client keeps {share} busy"
         paused = {name: seconds for name, seconds in self.waited.items() if name != "slots"}
         cause = max(paused, key=paused.__getitem__, default="")
-        if cause and paused[cause] > self.seconds * self.concurrency / 2:
+        if cause and self._is_long(paused[cause]):
             return f"the pacing is the limit ({cause}): the client uses {share}"
         room = f"about {self.requests_per_second / max(self.cpu_share, 0.01):,.0f} requests/s"
         if self.simulated:
@@ -83,11 +94,19 @@ class Measurement:
                 f"the simulated LMS, a server on this machine too, is the limit: "
                 f"the client uses {share} and has room for {room}"
             )
+        # Slots are few when the endpoint answers no quicker for more: that is its limit, not ours.
+        held = self._is_long(self.waited.get("slots", 0.0))
         return (
-            f"the endpoint and the way to it are the limit: {self.concurrency} requests at once, "
+            f"the endpoint and the way to it are the limit: {self.in_flight:,.1f} requests at once "
+            f"on average, at most {self.concurrency}"
+            f"{' (the adaptive pacing held the others back)' if held else ''}, "
             f"half of them answered within {self.latency_p50 * 1000:,.1f} ms; "
             f"the client uses {share} and has room for {room}"
         )
+
+    def _is_long(self, waited: float) -> bool:
+        """Whether requests waited for so long, together, that it was half of all time."""
+        return waited > self.seconds * self.concurrency / 2
 
 
 async def measure_endpoint(
@@ -118,9 +137,16 @@ async def measure_machine(rows: int, *, concurrency: int, seconds: float) -> Mea
 async def _measure(
     ids: AsyncIterator[str], options: Options, *, label: str, simulated: bool
 ) -> Measurement:
+    under_way = 0.0
+
+    def attempted(attempt: Attempt) -> None:
+        nonlocal under_way
+        under_way += attempt.seconds
+
     with TemporaryDirectory(prefix="bulkfetch-bench-") as folder:
+        output = Path(folder, "statuses.ndjson")
         began, cpu = time.perf_counter(), time.process_time()
-        summary = await export(ids, Path(folder, "statuses.ndjson"), options)
+        summary = await export(ids, output, options, hooks=Hooks(attempt=attempted))
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     if not summary.fetched:
         kinds = ", ".join(f"{count} {kind}" for kind, count in summary.failures.items())
@@ -128,6 +154,7 @@ async def _measure(
     return Measurement(
         label=label,
         concurrency=min(options.concurrency, summary.requests),
+        in_flight=under_way / seconds,
         requests=summary.requests,
         fetched=summary.fetched,
         rows=summary.rows,
@@ -162,7 +189,8 @@ async def _for_a_while(
 def _simulated(rows: int) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Run the simulated LMS in a process of its own; yields its endpoint and its course ids."""
     command = [sys.executable, "-m", "bulkfetch._bench", str(rows)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - ourselves
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603 - ourselves
         assert process.stdout is not None
         try:
             endpoint = process.stdout.readline().strip()
@@ -171,6 +199,9 @@ def _simulated(rows: int) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield endpoint, SimulatedServer(_simulation(rows)).course_ids
         finally:
             process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
+            process.kill()  # does nothing to one that has ended
 
 
 def _simulation(rows: int) -> Simulation:
@@ -182,5 +213,13 @@ def _say_endpoint(server: SimulatedServer) -> None:
     print(server.endpoint, flush=True)  # noqa: T201 - for the process that started this one
 
 
+def _end_with_parent() -> None:
+    """End this process when stdin does, since a parent that is killed ends nobody."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     serve(_simulation(int(sys.argv[1])), on_ready=_say_endpoint)

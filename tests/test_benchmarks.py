@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from commands import bulkfetch
 
 from benchmarks import generator, report
 from benchmarks.machine import ChildError, measure
@@ -154,6 +155,7 @@ def test_ratios_are_taken_within_a_round():
 MEASURED = Measurement(
     label="x",
     concurrency=8,
+    in_flight=7.9,
     requests=100,
     fetched=100,
     rows=3000,
@@ -171,7 +173,11 @@ MEASURED = Measurement(
     ("changes", "words"),
     [
         ({}, "the endpoint and the way to it are the limit"),
-        ({"waited": {"slots": 70.0}}, "the endpoint and the way to it are the limit"),
+        ({"waited": {"slots": 10.0}}, "7.9 requests at once on average, at most 8, half"),
+        (
+            {"waited": {"slots": 70.0}, "in_flight": 0.9},
+            "0.9 requests at once on average, at most 8 (the adaptive pacing held the others back)",
+        ),
         ({"waited": {"rate": 39.0}}, "the endpoint and the way to it are the limit"),
         ({"waited": {"rate": 70.0}}, "the pacing is the limit (rate)"),
         ({"waited": {"rate": 1.0, "Retry-After": 50.0}}, "the pacing is the limit (Retry-After)"),
@@ -191,6 +197,7 @@ async def test_an_endpoint_is_asked_a_bounded_number_of_times():
         options = Options(endpoint=server.endpoint, token=server.token, concurrency=4)
         found = await measure_endpoint(server.course_ids, options, requests=7, seconds=60)
         assert server.counters.requests == found.requests == found.fetched == 7
+        assert 0 < found.in_flight <= found.concurrency == 4
         assert found.rows == sum(
             len(server.expected_rows(course)) for course in server.counters.by_course
         )
@@ -216,3 +223,44 @@ async def test_this_machine_is_measured_with_a_server_of_its_own():
     assert found.fetched == found.requests > 0
     assert found.rows == 3 * found.fetched
     assert found.simulated
+
+
+def test_the_command_measures_this_machine():
+    """Without ids each size of course has its figures and a verdict."""
+    done = bulkfetch("bench", "--seconds", "0.1")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    sizes = [line.partition(" rows a course")[0] for line in lines[1::2]]
+    assert sizes == ["3", "30", "300", "3,000"]
+    assert all("limit" in line for line in lines[2::2])
+
+
+def test_the_command_measures_an_endpoint(tmp_path):
+    """With ids the endpoint is measured, by no more requests than were said."""
+    ids = tmp_path / "ids.txt"
+    with SimulatedServer(Simulation(courses=20)) as server:
+        ids.write_text("".join(f"{name}\n" for name in server.course_ids))
+        done = bulkfetch("bench", "--endpoint", server.endpoint, "-i", ids, "-n", "5")
+        assert done.returncode == 0, done.stderr
+        assert server.counters.requests == 5
+    assert "127.0.0.1" in done.stdout
+    assert "limit" in done.stdout
+
+
+START_A_SERVER = """
+import time
+from bulkfetch._bench import _simulated
+with _simulated(3) as (endpoint, ids):
+    print(endpoint, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_measurement_leaves_no_server_behind():
+    """The simulated LMS ends with the process that started it, however that ends."""
+    command = [sys.executable, "-c", START_A_SERVER]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout.readline().startswith(b"http://127.0.0.1:")
+        process.kill()
+        process.communicate(timeout=60)  # to the end of stderr, which the server had, too
