@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import generator
-from benchmarks.machine import MIB, measure, pin
+from benchmarks.machine import MIB, end, find_nginx, measure, pin
 from bulkfetch._model import GET_FINAL_STATUSES
 from bulkfetch._protocol import Spelling, encode_request
 from bulkfetch._setting import Secret
@@ -36,13 +36,24 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to ask: `url(30)`, `url(30, gzip=True)`, `url(30, latency=0.05)`."""
+    """Where to ask: `url(30)`, `url(30, gzip=True)`, `url(30, latency=0.05)`; `servers` by latency.
 
-    kind: str
-    ports: dict[float, int]
+    A server is its name and its port.
+    """
+
+    servers: dict[float, tuple[str, int]]
+
+    def kind(self, latency: float) -> str:
+        return self.servers[latency][0]
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"after {latency * 1000:g} ms {name}" if latency else name
+            for latency, (name, _port) in self.servers.items()
+        )
 
     def url(self, rows: int, *, gzip: bool = False, latency: float = 0) -> str:
-        return f"http://127.0.0.1:{self.ports[latency]}/{rows}.xml{'.gz' if gzip else ''}"
+        return f"http://127.0.0.1:{self.servers[latency][1]}/{rows}.xml{'.gz' if gzip else ''}"
 
 
 @contextmanager
@@ -54,14 +65,15 @@ def serving(
     bodies.mkdir()
     for rows in sizes:
         _write_body(bodies, rows)
-    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    nginx = find_nginx()
+    small = "a small asyncio server" + ("" if nginx else " (nginx is not installed)")
     with ExitStack() as stack:
-        ports = {}
+        servers = {}
         for latency in latencies:
-            start = _small(bodies, latency, core) if latency or not nginx else None
-            ports[latency] = stack.enter_context(start or _nginx(nginx, folder, core))
-        kind = "nginx" if nginx else "asyncio.Protocol server (nginx is not installed)"
-        yield Endpoint(kind, ports)
+            late = latency or not nginx
+            start = _small(bodies, latency, core) if late else _nginx(nginx, folder, core)
+            servers[latency] = (small if late else "nginx", stack.enter_context(start))
+        yield Endpoint(servers)
 
 
 def _write_body(bodies: Path, rows: int) -> None:
@@ -137,8 +149,7 @@ def _process(command: list[str], core: int | None, **kwargs) -> Iterator[subproc
     try:
         yield process
     finally:
-        process.terminate()
-        process.wait(10)
+        end(process)
         if process.stdout:
             process.stdout.close()
 
@@ -161,18 +172,19 @@ def request(course_id: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """Requests a second that the endpoint answers; with `raw` at least so many."""
+    """Requests a second that a server answers; with the tool `raw` at least so many."""
 
+    server: str
     tool: str
     requests: float
 
 
-def ceiling(url: str, folder: Path, *, core: int | None, seconds: float) -> Ceiling:
+def ceiling(url: str, folder: Path, *, server: str, core: int | None, seconds: float) -> Ceiling:
     """Ask as fast as possible without looking at the answers: wrk, or a raw client."""
     if wrk := shutil.which("wrk"):
-        return Ceiling("wrk", _wrk(wrk, url, folder, core=core, seconds=seconds))
+        return Ceiling(server, "wrk", _wrk(wrk, url, folder, core=core, seconds=seconds))
     done = measure("benchmarks.endpoint:raw_client", {"url": url, "seconds": seconds}, core=core)
-    return Ceiling("raw", done.answer / done.seconds)
+    return Ceiling(server, "raw", done.answer / done.seconds)
 
 
 def _wrk(wrk: str, url: str, folder: Path, *, core: int | None, seconds: float) -> float:

@@ -86,7 +86,12 @@ def _expected(rows: int) -> list[tuple[str, str, float]]:
 
 
 def verify(output: Path, ids: list[str], rows: int) -> None:
-    """Raise ValueError unless the NDJSON holds the rows of every id, whole and in order."""
+    """Raise ValueError unless the NDJSON holds the rows of every id, each course's in order.
+
+    Rows of several courses may take turns.
+    """
+    if not output.exists():
+        raise ValueError(f"{output.name} was not written")
     expected = _expected(rows)
     seen = dict.fromkeys(ids, 0)
     with output.open("rb") as lines:

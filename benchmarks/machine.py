@@ -1,8 +1,9 @@
 """The machine and the processes on it: which cores, what versions, and one measured child.
 
-Every client runs in a process of its own. CPU time is the process's own between the marks, and
-once more as a whole from wait4; memory is the high-water mark of the address space (VmHWM, reset
-at the start of the measurement), since ru_maxrss also remembers the parent of a fork.
+Every client runs in a process of its own. CPU time is the process's own between the marks; memory
+is the high-water mark of the address space (VmHWM, reset at the start of the measurement), since
+ru_maxrss also remembers the parent of a fork. Whatever ends this process, short of a SIGKILL, ends
+those that it started.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ import json
 import os
 import platform
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 PACKAGES = (
     "bulkfetch", "aiohttp", "lxml", "orjson", "uvloop", "zeep", "Scrapy", "httpx", "requests",
 )  # fmt: skip
 MIB = 1 << 20
+PATIENCE = 300.0
+"""Seconds after which a measured process is given up; Scrapy takes 90 for 8 large courses."""
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -56,7 +62,33 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def describe() -> dict[str, object]:
+def find_nginx() -> str | None:
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+def tools() -> dict[str, str | None]:
+    """Name the revision that is measured, and the tools that are no packages."""
+    return {
+        "revision": _first_line("git", "describe", "--always", "--dirty"),
+        "nginx": _first_line(find_nginx(), "-v"),  # nginx version: nginx/1.22.1
+        "wrk": _first_line(shutil.which("wrk"), "-v"),  # wrk 4.1.0 [epoll] Copyright ...
+    }
+
+
+def _first_line(program: str | None, *arguments: str) -> str | None:
+    """Return what a program says first, wherever it says it: wrk -v fails, nginx -v complains."""
+    if program is None or shutil.which(program) is None:
+        return None
+    said = subprocess.run(
+        [program, *arguments], cwd=_ROOT, capture_output=True, text=True, check=False, timeout=10
+    )
+    line = next(iter((said.stdout + said.stderr).splitlines()), "")
+    if line.startswith("fatal: "):  # git, outside a checkout
+        return None
+    return line.removeprefix("nginx version: ").partition(" [")[0]
+
+
+def describe(found: Cores) -> dict[str, object]:
     """Name the machine, for the head of a table and for the raw results."""
     model = platform.processor()
     with suppress(OSError):
@@ -66,9 +98,11 @@ def describe() -> dict[str, object]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": model,
         "cores": os.cpu_count(),
+        "pinned": asdict(found),
         "load": os.getloadavg()[0],
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": versions(),
+        **tools(),
     }
 
 
@@ -76,11 +110,11 @@ class Marks:
     """What a child calls where its measurement begins; `main` marks the end."""
 
     def __init__(self) -> None:
-        self.idle = self.cpu = self.began = 0.0
+        self.idle: int | None = None
+        self.cpu = self.began = 0.0
 
     def begin(self) -> None:
-        _forget_peak()
-        self.idle = peak()
+        self.idle = peak() if _forget_peak() else None
         self.cpu, self.began = time.process_time(), time.perf_counter()
 
 
@@ -94,21 +128,28 @@ def peak() -> int:
     return most if sys.platform == "darwin" else most << 10
 
 
-def _forget_peak() -> None:
+def _forget_peak() -> bool:
+    """Return whether it worked: the peak of the imports would hide that of the work."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+        return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Seconds and bytes between the marks of one child; `whole_cpu` from its birth to its end."""
+    """Seconds and bytes between the marks of one child; `idle` is None where it is not known."""
 
     seconds: float
     cpu: float
-    idle: int
+    idle: int | None
     peak: int
-    whole_cpu: float
     answer: object
+
+    @property
+    def over(self) -> float | None:
+        """MiB that came on top of the idle process."""
+        return None if self.idle is None else (self.peak - self.idle) / MIB
 
 
 class ChildError(Exception):
@@ -118,21 +159,44 @@ class ChildError(Exception):
 def measure(function: str, job: dict[str, object], *, core: int | None, stdin=None) -> Measured:
     """Run `module:function(job, begin)` in a process of its own, on `core`."""
     command = [sys.executable, "-m", "benchmarks.machine", function, json.dumps(job), str(core)]
-    with tempfile.TemporaryFile() as complaint:
-        child = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile() as complaint,
+        subprocess.Popen(
             command, stdin=stdin, stdout=subprocess.PIPE, stderr=complaint, cwd=_ROOT
-        )
-        assert child.stdout is not None
-        with child.stdout:
-            said = child.stdout.read()
-        _pid, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
+        ) as child,
+    ):
+        try:
+            said, _ = child.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise ChildError(f"{function}: not done after {PATIENCE:g} s") from None
+        finally:
+            child.kill()  # does nothing to one that has ended
+        if child.returncode or not said.strip():
             complaint.seek(0)
             last = complaint.read().decode(errors="replace").strip().splitlines()[-1:]
             raise ChildError(f"{function}: exit code {child.returncode}, {last}")
-    figures = json.loads(said.splitlines()[-1])
-    return Measured(whole_cpu=usage.ru_utime + usage.ru_stime, **figures)
+    return Measured(**json.loads(said.splitlines()[-1]))
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ask a process to end, and see to it."""
+    try:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def end_with_signals() -> None:
+    """Make SIGTERM and SIGHUP unwind this process, so that no child stays behind."""
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
 
 
 def main(function: str, job: dict[str, object], core: str) -> None:

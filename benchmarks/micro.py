@@ -339,8 +339,8 @@ def main() -> None:
     names = arguments.only.split(",") if arguments.only else list(known)
     if unknown := set(names) - set(known):
         sys.exit(f"--only {', '.join(unknown)}: no such bench; there are {', '.join(known)}")
-    facts = {**describe(), "endpoint": "in memory, where none is named"}
     found, figures = cores(), []
+    facts = {**describe(found), "endpoint": "in memory, where none is named"}
     print("\n".join(report.heading(facts, found)), flush=True)
     pin(found.client)
     for name in names:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.machine import MIB
 from benchmarks.report import SUBJECT, Cell, Run
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _STYLES = {
     "export": ("bulkfetch export", "#0b6e4f", "o"),
+    "aiohttp tuned": ("aiohttp, tuned", "#1d3557", "*"),
     "aiohttp iterparse": ("aiohttp, iterparse", "#3a6ea5", "s"),
     "aiohttp xpath": ("aiohttp, xpath", "#7fa7d1", "v"),
     "requests": ("requests, threads", "#8a5a9e", "D"),
@@ -33,20 +34,24 @@ _LEAST_SHOWN = 0.25
 
 def read_runs(raw: dict) -> list[Run]:
     """Return the good runs of plain, immediate answers."""
-    runs = [Run(**{**run, "cell": Cell(**run["cell"])}) for run in raw["runs"]]
+    known = {field.name for field in fields(Run)}  # older files have more
+    runs = [
+        Run(**{name: run[name] for name in known & run.keys()} | {"cell": Cell(**run["cell"])})
+        for run in raw["runs"]
+    ]
     return [run for run in runs if not (run.error or run.cell.gzip or run.cell.latency)]
 
 
-def series(runs: list[Run], client: str, value: Callable[[Run], float]) -> dict[int, float]:
-    """Return the median value by rows a course."""
+def series(runs: list[Run], client: str, value: Callable[[Run], float | None]) -> dict[int, float]:
+    """Return the median value by rows a course, where there is one."""
     found: dict[int, list[float]] = {}
     for run in runs:
-        if run.client == client:
-            found.setdefault(run.cell.rows, []).append(value(run))
+        if run.client == client and (measured := value(run)) is not None:
+            found.setdefault(run.cell.rows, []).append(measured)
     return {rows: median(found[rows]) for rows in sorted(found)}
 
 
-def draw(runs: list[Run], label: str, value: Callable[[Run], float], path: Path) -> None:
+def draw(runs: list[Run], label: str, value: Callable[[Run], float | None], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -91,7 +96,7 @@ def main() -> None:
     draw(
         runs,
         "peak memory over idle, MiB",
-        lambda run: max(_LEAST_SHOWN, (run.peak - run.idle) / MIB),
+        lambda run: None if run.over is None else max(_LEAST_SHOWN, run.over),
         source.with_name(f"{source.stem}-memory.svg"),
     )
 

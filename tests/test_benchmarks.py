@@ -1,6 +1,9 @@
 """The measuring itself: what is compared is right, and the commands run. No figure is judged."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -9,8 +12,11 @@ from pathlib import Path
 import pytest
 from commands import bulkfetch
 
-from benchmarks import generator, report
-from benchmarks.machine import ChildError, measure
+from benchmarks import generator, machine, report
+from benchmarks.__main__ import Bench, Plan
+from benchmarks.clients import CLIENTS
+from benchmarks.endpoint import Ceiling
+from benchmarks.machine import ChildError, Cores, measure
 from benchmarks.memory import MemoryTransport
 from benchmarks.report import Cell, Run
 from bulkfetch import Options, RunError, export
@@ -21,9 +27,12 @@ ROOT = Path(__file__).resolve().parent.parent
 MEMORY = Options(endpoint="http://127.0.0.1:9/soap", token="t", adaptive=False)
 
 
-def run(*arguments):
+TINY = ("--quick", "--rounds", "1", "--seconds", "0.01")
+
+
+def run(*arguments, how="-m"):
     return subprocess.run(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, how, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -75,22 +84,121 @@ def test_a_wrong_output_is_refused(tmp_path, damage):
         generator.verify(output, ids, 3)
 
 
+def test_an_output_that_is_not_there_is_refused(tmp_path):
+    """A client that wrote nothing at all is wrong, too, and not the end of the whole run."""
+    with pytest.raises(ValueError, match="not written"):
+        generator.verify(tmp_path / "out.ndjson", generator.course_ids(1), 3)
+
+
 # The harness
 
 
 def test_the_comparison_runs_with_every_client_that_is_installed(tmp_path):
     """All clients get the same rows from the endpoint, and the raw results are kept."""
     raw = tmp_path / "raw.json"
-    done = run(
-        *("benchmarks", "--quick", "--only", "3", "--rounds", "1"),
-        *("--seconds", "0.01", "--json", str(raw)),
-    )
+    done = run("benchmarks", *TINY, "--only", "3", "--json", str(raw))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(raw.read_text())
     clients = {item["client"] for item in found["runs"]}
-    assert {"export", "stream", "bare loop", "aiohttp iterparse", "aiohttp xpath"} <= clients
+    assert clients == {client.name for client in CLIENTS if not client.missing}
     assert all(item["seconds"] > 0 and item["error"] is None for item in found["runs"])
     assert found["versions"]["bulkfetch"]
+    assert {"revision", "nginx", "wrk", "pinned", "skipped"} <= found.keys()
+
+
+@pytest.mark.parametrize("options", [{"gzip": True}, {"latency": 0.05}])
+def test_a_client_asked_for_by_name_takes_part_everywhere(options):
+    """Compressed and late answers leave out some clients, but none that was asked for."""
+    cell, plan = Cell(30, **options), Plan((), CLIENTS, rounds=1, seconds=1, least=1, budget=1)
+    assert {"export", "aiohttp tuned"} <= {one.name for one in plan.clients_of(cell)}
+    assert len(plan.clients_of(cell)) < len(CLIENTS)
+    assert plan.clients_of(Cell(30)) == replace(plan, named=True).clients_of(cell)
+
+
+def bench(monkeypatch, tmp_path, budget):
+    """A bench whose clients need no time."""
+    plan = Plan((), CLIENTS[:3], rounds=3, seconds=1, least=1, budget=budget)
+    found = Bench(plan, None, tmp_path, Cores(None, None), machine.time.monotonic() + budget)
+
+    def measured(_bench, client, cell, number, _rate):
+        return Run(client.name, cell, number, 1, seconds=1)
+
+    monkeypatch.setattr(Bench, "_measure", measured)
+    return found
+
+
+def test_each_round_begins_with_another_client(monkeypatch, tmp_path):
+    """Nobody always runs after the same neighbour, nor always first."""
+    found = bench(monkeypatch, tmp_path, budget=1000)
+    found.measure_cell(Cell(30))
+    first, second, third = (client.name for client in CLIENTS[:3])
+    rounds = [[run.client for run in found.runs if run.round == number] for number in range(3)]
+    assert rounds == [[first, second, third], [second, third, first], [third, first, second]]
+
+
+def test_a_round_that_would_take_too_long_is_not_begun(monkeypatch, tmp_path):
+    """What the budget has no room for is left out, and named."""
+    found = bench(monkeypatch, tmp_path, budget=1)
+    found.measure_cell(Cell(30))
+    assert not found.runs
+    assert found.skipped == ["30 rows: 0 of 3 rounds done, out of time"]
+
+
+LOSE_A_ROW = """
+from benchmarks import __main__ as program, generator
+pieces = generator.pieces
+generator.pieces = lambda rows: pieces(rows - 1)
+raise SystemExit(program.main())
+"""
+
+
+def test_a_wrong_output_fails_the_run(tmp_path):
+    """A client whose rows are not the expected ones has no figures, and the exit code is 1."""
+    raw = tmp_path / "raw.json"
+    done = run(LOSE_A_ROW, *TINY, "--only", "3,export", "--json", str(raw), how="-c")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED: statuses.ndjson" in done.stdout
+    assert "miss rows" in json.loads(raw.read_text())["runs"][0]["error"]
+
+
+BREAK_LATER = """
+from benchmarks import __main__ as program
+from benchmarks.endpoint import Ceiling
+ceilings = iter([Ceiling("a server", "raw", 1)])
+program.ceiling = lambda *_, **__: next(ceilings)
+raise SystemExit(program.main())
+"""
+
+
+def test_what_was_measured_is_kept_when_the_rest_breaks(tmp_path):
+    """Raw results are written after every cell, not only at the end."""
+    raw = tmp_path / "raw.json"
+    done = run(BREAK_LATER, *TINY, "--only", "3,30,export", "--json", str(raw), how="-c")
+    assert "StopIteration" in done.stderr
+    assert [item["cell"]["rows"] for item in json.loads(raw.read_text())["runs"]] == [3]
+
+
+def test_a_terminated_run_leaves_nothing_behind(tmp_path):
+    """After SIGTERM neither the servers nor the measured client nor any file is left."""
+    command = [sys.executable, "-m", "benchmarks", *TINY, "--seconds", "60", "--only", "3,export"]
+    place = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=place, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()  # the heading is printed when the servers run
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+    lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in lines.stdout
+
+
+def test_a_client_that_hangs_is_given_up(monkeypatch, tmp_path):
+    """A measured process that does not come to an end is killed, and has no figures."""
+    monkeypatch.setattr(machine, "PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        job = {"url": url, "count": 1, "connections": 1, "output": str(tmp_path / "out.ndjson")}
+        with pytest.raises(ChildError, match="not done"):
+            measure("benchmarks.clients:export", job, core=None)
 
 
 def test_results_are_drawn(tmp_path):
@@ -148,6 +256,27 @@ def test_ratios_are_taken_within_a_round():
     ]  # fmt: skip
     assert report.ratio(runs, "zeep", cell) == pytest.approx(12)
     assert report.ratio(runs, "zeep", Cell(3)) is None
+
+
+def test_the_table_says_what_its_figures_are_worth():
+    """A goal is met or missed, an unknown figure n/a, and a client near the ceiling is marked."""
+    cell = Cell(30)
+    export = Run("export", cell, 0, 100, seconds=1.0, cpu=1.0, idle=1 << 20, peak=3 << 20)
+    bare = replace(export, client="bare loop", cpu=0.95, idle=None)
+    runs = [export, bare, replace(export, client="zeep", seconds=30.0),
+            replace(export, client="scrapy", seconds=2.0)]  # fmt: skip
+    table = {
+        line.split()[0]: line for line in report.table(cell, runs, Ceiling("nginx", "wrk", 190))[2:]
+    }
+    assert "+2.0" in table["export"]
+    assert "NEAR THE CEILING" in table["export"]
+    assert "n/a" in table["bare"]
+    assert table["zeep"].endswith("12 met")
+    assert table["scrapy"].endswith("28 missed")
+    assert report.guarantees(runs)[-1].endswith("(goal: at most 10 %) met")
+    late = Cell(30, latency=0.05)
+    runs = [replace(export, cell=late)]
+    assert "NEAR" not in report.table(late, runs, Ceiling("a server", "wrk", 100))[-1]
 
 
 # bulkfetch bench
