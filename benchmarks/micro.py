@@ -1,7 +1,8 @@
 """The parts one by one, each figure beside its goal: `python -m benchmarks.micro`.
 
 Parts that must not disturb each other run in processes of their own, on the client's core. What is
-compared is measured in turn; shown are medians.
+compared is measured in turn. Shown are medians of the rounds and, in brackets, the least and the
+largest of them; a figure without brackets was measured once.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from lxml import etree
 
 from benchmarks import generator, report
 from benchmarks.endpoint import serving
-from benchmarks.machine import MIB, Cores, Measured, cores, describe, measure, pin
-from benchmarks.parts import parse
+from benchmarks.machine import Cores, Measured, cores, describe, end_with_signals, measure, pin
+from benchmarks.parts import BUSY, CROWD, SINGLE, parse
 from bulkfetch._journal import lines
 from bulkfetch._limiter import Limiter
 from bulkfetch._model import GET_FINAL_STATUSES, Fetched
@@ -32,33 +33,52 @@ from bulkfetch._rows import Spool
 from bulkfetch._sink import JournaledFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SMALL, _LARGE = 100_000, 2_000_000
 """Rows of responses of 15 MB and 300 MB."""
+_ENDPOINT = "a transport in memory; for memory and latency a server on loopback"
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured value; `least` or `most` is its goal."""
+    """The values of one thing, a round each, not many; `least` or `most` is the median's goal."""
 
     bench: str
     what: str
-    value: float
+    values: tuple[float, ...]
     unit: str
     least: float | None = None
     most: float | None = None
 
+    @property
+    def value(self) -> float | None:
+        return median(self.values) if self.values else None
+
     def __str__(self) -> str:
-        goal, verdict = "", ""
+        value = self.value
+        if value is None:
+            return f"{self.bench:<9}{self.what:<54}{'n/a':>12} {self.unit}"
+        digits = 3 if abs(value) < 1 else 2 if abs(value) < 100 else 0
+        spread = f"[{min(self.values):,.{digits}f} {max(self.values):,.{digits}f}]"
+        goal, met = "", True
         if self.least is not None:
-            goal, verdict = f">= {self.least:g}", "" if self.value >= self.least else "missed"
+            goal, met = f">= {self.least:g}", value >= self.least
         if self.most is not None:
-            goal, verdict = f"<= {self.most:g}", "" if self.value <= self.most else "missed"
-        digits = 3 if abs(self.value) < 1 else 2 if abs(self.value) < 100 else 0
-        value = f"{self.value:,.{digits}f}"
-        return f"{self.bench:<9}{self.what:<48}{value:>12} {self.unit:<12}{goal:>9} {verdict}"
+            goal, met = f"<= {self.most:g}", value <= self.most
+        return (
+            f"{self.bench:<9}{self.what:<54}{value:>12,.{digits}f} {self.unit:<10}"
+            f"{spread if len(self.values) > 1 else '':<22}"
+            f"{goal:>8} {report.verdict(met=met) if goal else ''}"
+        ).rstrip()
+
+
+def figure(
+    bench: str, what: str, values: Iterable[float | None], unit: str, **goal: float | None
+) -> Figure:
+    """Make a figure of what could be measured."""
+    return Figure(bench, what, tuple(value for value in values if value is not None), unit, **goal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +93,11 @@ class Place:
     def rounds(self) -> int:
         return 3 if self.quick else 7
 
+    @property
+    def few(self) -> int:
+        """Rounds of what takes seconds."""
+        return 1 if self.quick else 3
+
     def child(self, part: str, stdin=None, **job: object) -> Measured:
         """Run a part in a process of its own, with a fresh output."""
         output = self.folder / "statuses.ndjson"
@@ -84,8 +109,10 @@ class Place:
                 path.unlink()
 
 
-def in_turn(functions: dict[str, Callable[[], object]], rounds: int, seconds: float = 0.1):
-    """Time functions in turn; returns the median seconds of one call of each."""
+def in_turn(
+    functions: dict[str, Callable[[], object]], rounds: int, seconds: float = 0.1
+) -> dict[str, list[float]]:
+    """Time functions in turn; returns the seconds of one call of each, by round."""
     calls = {}
     for name, function in functions.items():
         function()
@@ -99,7 +126,7 @@ def in_turn(functions: dict[str, Callable[[], object]], rounds: int, seconds: fl
             for _ in range(calls[name]):
                 function()
             times[name].append((time.process_time() - began) / calls[name])
-    return {name: median(found) for name, found in times.items()}
+    return times
 
 
 def parser(place: Place) -> Iterator[Figure]:
@@ -111,11 +138,12 @@ def parser(place: Place) -> Iterator[Figure]:
             {"ours": lambda body=body: parse(body, form), "tree": lambda body=body: _tree(body)},
             place.rounds,
         )
-        yield Figure("parser", f"{rows} rows", len(body) / taken["ours"] / 1e6, "MB/s")
-        yield Figure("parser", f"{rows} rows", rows / taken["ours"], "rows/s")
+        ours, tree = taken["ours"], taken["tree"]
+        yield figure("parser", f"{rows} rows", [len(body) / each / 1e6 for each in ours], "MB/s")
+        yield figure("parser", f"{rows} rows", [rows / each for each in ours], "rows/s")
+        share = [theirs / each for theirs, each in zip(tree, ours, strict=True)]
         goal = 0.35 if rows == 3000 else None
-        share = taken["tree"] / taken["ours"]
-        yield Figure("parser", f"{rows} rows, share of fromstring's speed", share, "", least=goal)
+        yield figure("parser", f"{rows} rows, share of fromstring's speed", share, "", least=goal)
 
 
 def _tree(body: bytes) -> None:
@@ -124,28 +152,34 @@ def _tree(body: bytes) -> None:
 
 def sweep(place: Place) -> Iterator[Figure]:
     """The sweep's memory must not depend on the response's size."""
-    over = {}
+    over: dict[int, list[float | None]] = {}
     for rows in (_SMALL, _LARGE):
         path = place.folder / f"{rows}.xml"
         with path.open("wb") as file:
             file.writelines(generator.pieces(rows))
-        done = place.child("parts:sweep", path=str(path))
+        done = [place.child("parts:sweep", path=str(path)) for _ in range(place.few)]
         path.unlink()
-        assert done.answer == rows
-        over[rows] = (done.peak - done.idle) / MIB
-        yield Figure("sweep", f"{rows:,} rows, peak over idle", over[rows], "MiB")
-        yield Figure("sweep", f"{rows:,} rows", rows / done.cpu, "rows/s")
-    growth = over[_LARGE] - over[_SMALL]
-    yield Figure("sweep", "growth from 15 MB to 300 MB", growth, "MiB", most=1)
+        assert all(one.answer == rows for one in done)
+        over[rows] = [one.over for one in done]
+        yield figure("sweep", f"{rows:,} rows, peak over idle", over[rows], "MiB")
+        yield figure("sweep", f"{rows:,} rows", [rows / one.cpu for one in done], "rows/s")
+    yield figure("sweep", "growth from 15 MB to 300 MB", _growth(over), "MiB", most=1)
+
+
+def _growth(over: dict[int, list[float | None]]) -> list[float]:
+    """Return what the second kind takes more than the first, by round."""
+    first, second = over.values()
+    pairs = zip(first, second, strict=True)
+    return [more - less for less, more in pairs if less is not None and more is not None]
 
 
 def commit(place: Place) -> Iterator[Figure]:
     """Writing, syncing and journaling courses of 30 rows, by batch and durability."""
     for durability in ("batch", "course", "none"):
         for batch in (1, 8, 32, 256):
-            taken = _commit(place, durability, batch)
+            taken = [_commit(place, durability, batch) for _ in range(place.few)]
             what = f"{durability}, {batch} courses of 30 rows a commit"
-            yield Figure("commit", what, taken / batch / 30 * 1e6, "us/row")
+            yield figure("commit", what, [each / batch / 30 * 1e6 for each in taken], "us/row")
 
 
 def _commit(place: Place, durability, batch: int) -> float:
@@ -210,11 +244,12 @@ def limiter(place: Place) -> Iterator[Figure]:
         },
         place.rounds,
     )
-    each = {name: seconds / count * 1e6 for name, seconds in taken.items()}
-    yield Figure("limiter", "enter and exit", each["alone"], "us")
-    yield Figure("limiter", "enter and exit, adaptive", each["adaptive"], "us")
-    waiting = each["crowd"] - each["no limiter"]
-    yield Figure("limiter", "enter and exit, 64 workers for 8 slots", waiting, "us")
+    each = {name: [seconds / count * 1e6 for seconds in found] for name, found in taken.items()}
+    yield figure("limiter", "enter and exit", each["alone"], "us")
+    yield figure("limiter", "enter and exit, adaptive", each["adaptive"], "us")
+    pairs = zip(each["crowd"], each["no limiter"], strict=True)
+    waiting = [crowd - without for crowd, without in pairs]
+    yield figure("limiter", "enter and exit, 64 workers for 8 slots", waiting, "us")
 
 
 def engine(place: Place) -> Iterator[Figure]:
@@ -227,38 +262,45 @@ def engine(place: Place) -> Iterator[Figure]:
                 done = place.child(f"parts:{name}", rows=rows, count=3000 if place.quick else 8000)
                 taken[name].append(done.cpu / (3000 if place.quick else 8000) * 1e6)
         for name in names:
-            what = f"{rows} rows, {name.replace('_', ' ')}"
-            yield Figure("engine", what, median(taken[name]), "us/course")
+            yield figure(
+                "engine", f"{rows} rows, {name.replace('_', ' ')}", taken[name], "us/course"
+            )
 
 
 def lag(place: Place) -> Iterator[Figure]:
     """How long the loop is held while 15 MB are parsed, and what not holding it costs."""
-    rounds = 2 if place.quick else 7
-    found = place.child("parts:lag", rows=_SMALL, rounds=rounds).answer
-    yield Figure("lag", "worst while 15 MB are parsed", found["worst"], "ms", most=3)
-    yield Figure("lag", "99th percentile", found["p99"], "ms")
-    yield Figure("lag", "worst of an idle loop on this machine", found["idle worst"], "ms")
-    yield Figure("lag", "99th percentile of an idle loop", found["idle p99"], "ms")
-    share = place.child("parts:yielding", rows=_SMALL, rounds=rounds).answer
-    yield Figure("lag", "cost of yielding", share * 100, "%", most=5)
+    found = place.child("parts:lag", rows=_SMALL, rounds=2 if place.quick else 7).answer
+    for work, most in ((SINGLE, 3), (CROWD, None), (BUSY, None)):
+        worst = found[work]["worst"]
+        yield figure("lag", f"{work}: a round's worst", worst, "ms", most=most)
+        yield figure("lag", f"{work}: worst of all rounds", [max(worst)], "ms")
+        yield figure("lag", f"{work}: 99th percentile of all ticks", [found[work]["p99"]], "ms")
+    shares = place.child("parts:yielding", rows=_SMALL, pairs=3 if place.quick else 15).answer
+    cost = [share * 100 for share in shares]
+    yield figure("lag", "cost of yielding, pair by pair", cost, "%", most=5)
 
 
 def scaling(place: Place) -> Iterator[Figure]:
-    """Courses of 10 rows over the in-memory transport: the price of a row, by their number."""
-    counts = (1000, 10_000) if place.quick else (1000, 10_000, 100_000)
-    taken: dict[int, list[float]] = {count: [] for count in counts}
+    """Courses of 10 rows over the in-memory transport: the price of a row, by their number.
+
+    The fixed cost of a start is in all of them and shows in the 1,000, which the goal speaks of;
+    beside it stands the growth from 10,000 on, where a start is next to nothing.
+    """
+    runs = {1000: 7, 10_000: 3} | ({} if place.quick else {100_000: 1})
+    taken: dict[int, list[float]] = {count: [] for count in runs}
     for _ in range(3):
-        for count in counts:
-            for _ in range(5 if count == 1000 else 1):
+        for count, times in runs.items():
+            for _ in range(times):
                 done = place.child("parts:export_from_memory", rows=10, count=count)
                 taken[count].append(done.cpu / count / 10 * 1e6)
-    first = median(taken[1000])
-    for count in counts:
-        each = median(taken[count])
-        yield Figure("scaling", f"{count:,} courses", each, "us/row")
-        if count > 1000:
-            growth = (each / first - 1) * 100
-            yield Figure("scaling", f"{count:,} courses against 1,000", growth, "%", most=5)
+    for count, each in taken.items():
+        yield figure("scaling", f"{count:,} courses", each, "us/row")
+    for base, most in ((1000, 5), (10_000, None)):
+        first = median(taken[base])
+        for count in (count for count in runs if count > base):
+            growth = [(each / first - 1) * 100 for each in taken[count]]
+            what = f"{count:,} courses against {base:,}"
+            yield figure("scaling", what, growth, "%", most=most)
 
 
 def resume(place: Place) -> Iterator[Figure]:
@@ -266,13 +308,12 @@ def resume(place: Place) -> Iterator[Figure]:
     count = 100_000 if place.quick else 1_000_000
     output = str(place.folder / "resumed.ndjson")
     place.child("parts:settle", count=count, output=output)
-    done = place.child("parts:resume", count=count, output=output)
+    done = [place.child("parts:resume", count=count, output=output) for _ in range(place.few)]
     for path in place.folder.glob("resumed.ndjson*"):
         path.unlink()
-    most = 3 * count / 1_000_000
-    yield Figure("resume", f"{count:,} settled courses", done.answer, "s", most=most)
-    over = (done.peak - done.idle) / MIB
-    yield Figure("resume", f"{count:,} settled courses, peak over idle", over, "MiB")
+    what, most = f"{count:,} settled courses", 3 * count / 1_000_000
+    yield figure("resume", what, [one.answer for one in done], "s", most=most)
+    yield figure("resume", f"{what}, peak over idle", [one.over for one in done], "MiB")
 
 
 def memory(place: Place) -> Iterator[Figure]:
@@ -283,45 +324,63 @@ def memory(place: Place) -> Iterator[Figure]:
             ("32 connections of 3,000 rows", 3000, 320, 32, 25),
         ):
             job = {"url": endpoint.url(rows), "count": count, "connections": connections}
-            done = place.child("clients:export", **job)
-            over = (done.peak - done.idle) / MIB
-            yield Figure("memory", f"{what}, over idle", over, "MiB", most=most)
+            over = [place.child("clients:export", **job).over for _ in range(place.few)]
+            yield figure("memory", f"{what}, over idle", over, "MiB", most=most)
 
 
 def ids(place: Place) -> Iterator[Figure]:
     """The number of ids on stdin must not show in memory."""
     counts = (60_000, 120_000) if place.quick else (100_000, 1_000_000)
-    over = []
+    over: dict[int, list[float | None]] = {count: [] for count in counts}
+    for _ in range(place.few):
+        for count in counts:
+            over[count].append(_over_with_ids(place, count))
     for count in counts:
-        command = [sys.executable, "-m", "benchmarks.generator", str(count)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=_ROOT) as source:
+        yield figure("ids", f"{count:,} ids on stdin, over idle", over[count], "MiB")
+    yield figure("ids", "growth with their number", _growth(over), "MiB", most=2)
+
+
+def _over_with_ids(place: Place, count: int) -> float | None:
+    command = [sys.executable, "-m", "benchmarks.generator", str(count)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=_ROOT) as source:
+        try:
             done = place.child("parts:ids_from_stdin", stdin=source.stdout)
-        assert done.answer == count
-        over.append((done.peak - done.idle) / MIB)
-        yield Figure("ids", f"{count:,} ids on stdin, over idle", over[-1], "MiB")
-    yield Figure("ids", "growth with their number", over[1] - over[0], "MiB", most=2)
+        finally:
+            source.kill()
+    assert done.answer == count
+    return done.over
 
 
 def latency(place: Place) -> Iterator[Figure]:
     """Answers after 50 ms: the share of the ideal rate, and CPU beside the naive scripts'."""
     wait, turns = 0.05, 20 if place.quick else 200  # 10 s: the careful start takes 0.1 s
     server = place.cores.server
+    cases = (
+        ("export", 32, None if place.quick else 0.96),  # in 1 s the start is most of it
+        ("export", 256, None),
+        ("aiohttp_tuned", 32, None),
+        ("aiohttp_iterparse", 32, None),
+        ("aiohttp_xpath", 32, None),
+    )
+    done: dict[tuple[str, int], list[Measured]] = {case[:2]: [] for case in cases}
     with serving(place.folder, (30,), latencies=(wait,), core=server) as endpoint:
-        cpu = {}
-        for client, connections, least in (
-            ("export", 32, 0.96),
-            ("export", 256, None),
-            ("aiohttp_iterparse", 32, None),
-            ("aiohttp_xpath", 32, None),
-        ):
-            job = {"url": endpoint.url(30, latency=wait), "connections": connections}
-            done = place.child(f"clients:{client}", **job, count=connections * turns)
-            what = f"{client}, {connections} connections, share of ideal"
-            yield Figure("latency", what, wait * turns / done.seconds, "", least=least)
-            cpu[client, connections] = done.cpu
-        for peer, most in (("aiohttp_iterparse", None), ("aiohttp_xpath", 0.35)):
-            share = cpu["export", 32] / cpu[peer, 32]
-            yield Figure("latency", f"CPU against {peer}", share, "", most=most)
+        for _ in range(place.few):
+            for (client, connections), measured in done.items():
+                job = {"url": endpoint.url(30, latency=wait), "connections": connections}
+                child = place.child(f"clients:{client}", **job, count=connections * turns)
+                measured.append(child)
+    for client, connections, least in cases:
+        what = f"{client}, {connections} connections, share of ideal"
+        shares = [wait * turns / one.seconds for one in done[client, connections]]
+        yield figure("latency", what, shares, "", least=least)
+    for peer, most in (
+        ("aiohttp_tuned", None),
+        ("aiohttp_iterparse", None),
+        ("aiohttp_xpath", 0.35),
+    ):
+        pairs = zip(done["export", 32], done[peer, 32], strict=True)
+        share = [ours.cpu / theirs.cpu for ours, theirs in pairs]
+        yield figure("latency", f"CPU of export against {peer}", share, "", most=most)
 
 
 BENCHES = (
@@ -336,22 +395,23 @@ def main() -> None:
     given.add_argument("--only", metavar="NAMES", help=f"comma-separated: {', '.join(known)}")
     given.add_argument("--json", metavar="FILE", type=Path, help="where the figures go")
     arguments = given.parse_args()
+    end_with_signals()
     names = arguments.only.split(",") if arguments.only else list(known)
     if unknown := set(names) - set(known):
         sys.exit(f"--only {', '.join(unknown)}: no such bench; there are {', '.join(known)}")
     found, figures = cores(), []
-    facts = {**describe(found), "endpoint": "in memory, where none is named"}
+    facts = {**describe(found), "endpoint": _ENDPOINT}
     print("\n".join(report.heading(facts, found)), flush=True)
     pin(found.client)
     for name in names:
         with tempfile.TemporaryDirectory(prefix="bulkfetch-micro-") as folder:
-            for figure in known[name](Place(Path(folder), found, arguments.quick)):
-                print(figure, flush=True)
-                figures.append(figure)
-    if arguments.json:
-        raw = {**facts, "figures": [asdict(figure) for figure in figures]}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(raw, indent=1) + "\n")
+            for one in known[name](Place(Path(folder), found, arguments.quick)):
+                print(one, flush=True)
+                figures.append(one)
+        if arguments.json:
+            raw = {**facts, "figures": [asdict(one) | {"value": one.value} for one in figures]}
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(raw, indent=1) + "\n")
 
 
 if __name__ == "__main__":
