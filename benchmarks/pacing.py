@@ -2,8 +2,8 @@
 
 Workers and servers are coroutines on an event loop whose clock jumps to the next timer, so that
 minutes pass in a second and every run with the same seed is the same. Each server is met with a
-ceiling eight times too high and compared with the best fixed number of requests at once, found
-by trying them.
+ceiling of 32 or 64 requests at once (eight times too high for those with a capacity, more for those
+with a quota) and compared with the best fixed number of them, found by trying.
 """
 
 from __future__ import annotations
