@@ -410,19 +410,21 @@ def scrapy_lxml(job, begin) -> None:
                     "progress": float(record.findtext(_PROGRESS)),
                 }
 
-    process = CrawlerProcess(
-        {
-            "CONCURRENT_REQUESTS": job["connections"],
-            "CONCURRENT_REQUESTS_PER_DOMAIN": job["connections"],
-            "COOKIES_ENABLED": False,
-            "DOWNLOAD_DELAY": 0,
-            "FEEDS": {job["output"]: {"format": "jsonlines", "encoding": "utf8"}},
-            "LOG_ENABLED": False,
-            "REDIRECT_ENABLED": False,
-            "RETRY_ENABLED": False,
-            "ROBOTSTXT_OBEY": False,
-            "TELNETCONSOLE_ENABLED": False,
-        }
-    )
+    process = CrawlerProcess(_scrapy_settings(job))
     process.crawl(Statuses)
     process.start()
+
+
+def _scrapy_settings(job) -> dict[str, object]:
+    return {
+        "CONCURRENT_REQUESTS": job["connections"],
+        "CONCURRENT_REQUESTS_PER_DOMAIN": job["connections"],
+        "COOKIES_ENABLED": False,
+        "DOWNLOAD_DELAY": 0,
+        "FEEDS": {job["output"]: {"format": "jsonlines", "encoding": "utf8"}},
+        "LOG_ENABLED": False,
+        "REDIRECT_ENABLED": False,
+        "RETRY_ENABLED": False,
+        "ROBOTSTXT_OBEY": False,
+        "TELNETCONSOLE_ENABLED": False,
+    }

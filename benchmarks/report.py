@@ -113,7 +113,7 @@ def table(cell: Cell, runs: list[Run], ceiling: Ceiling) -> list[str]:
     more = " or more" if ceiling.tool == "raw" else ""
     here = [run for run in runs if run.cell == cell]
     able = f"{ceiling.server} can do {ceiling.requests:,.0f} requests/s{more} ({ceiling.tool})"
-    lines = ["", f"{cell}, {len({run.round for run in here})} rounds; {able}", _HEAD]
+    lines = ["", f"{cell}, rounds: {len({run.round for run in here})}; {able}", _HEAD]
     for client in dict.fromkeys(run.client for run in here):
         good = list(of(runs, client, cell).values())
         lines += [_line(client, cell, runs, good) + _flag(cell, good, ceiling)] if good else []
@@ -161,4 +161,5 @@ def guarantees(runs: list[Run]) -> list[str]:
             met = goal is not None and median(shares) * 100 <= goal
             said = f" (goal: at most {goal} %) {verdict(met=met)}" if goal else ""
             lines.append(f"  {cell}: {median(shares):+.1%}{said}")
-    return ["", "CPU of export over the bare loop, the price of its guarantees:", *lines]
+    head = ["", "CPU of export over the bare loop, the price of its guarantees:"] if lines else []
+    return [*head, *lines]
