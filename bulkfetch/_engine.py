@@ -139,11 +139,11 @@ class Run:
     async def __anext__(self) -> Outcome:
         return await self._outbox.get()
 
-    async def take(self, deadline: float, nbytes: int) -> list[Outcome]:
+    async def take(self, deadline: float, nbytes: int) -> tuple[list[Outcome], int]:
         """Return the outcomes there are at the deadline (loop time), or many before it.
 
-        At most `nbytes` of rows and one outcome. Raises StopAsyncIteration at the end, or what
-        stopped the run.
+        With the bytes of their rows, at most `nbytes` and one outcome. Raises StopAsyncIteration
+        at the end, or what stopped the run.
         """
         return await self._outbox.take(deadline, nbytes)
 

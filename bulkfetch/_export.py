@@ -21,7 +21,7 @@ from bulkfetch._engine import Run, Setup, running
 from bulkfetch._errors import Interrupted
 from bulkfetch._hooks import Commit, Hooks
 from bulkfetch._layout import Layout
-from bulkfetch._model import GET_FINAL_STATUSES, Fetched
+from bulkfetch._model import GET_FINAL_STATUSES
 from bulkfetch._options import Options
 from bulkfetch._pipe import PipeOutput
 from bulkfetch._setting import Secret
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientSession
 
+    from bulkfetch._batch import Batch
     from bulkfetch._journal import Ledger
     from bulkfetch._limiter import Limiter
     from bulkfetch._model import Outcome
@@ -47,10 +48,11 @@ _T = TypeVar("_T")
 
 
 class Sink(Protocol):
-    """Where committed courses go; blocking, one call at a time."""
+    """Where committed courses go; one call at a time, and all but `prepare` block."""
 
     def open(self) -> Ledger: ...
-    def commit(self, outcomes: Sequence[Outcome]) -> None: ...
+    def prepare(self, outcomes: Sequence[Outcome]) -> list[Batch]: ...
+    def commit(self, batches: Sequence[Batch]) -> None: ...
     def note(self, state: Mapping[str, object]) -> None: ...
     def finish(
         self, totals: Mapping[str, object], options: Mapping[str, object] | None = None
@@ -172,25 +174,27 @@ class _Desk:
 
     async def write_all(self, run: Run) -> None:
         """Commit every outcome of the run; those before the run's own error too."""
-        while batch := await self._gather(run):
-            await self._commit(batch.outcomes, run)
-            if batch.end is not None:
-                if isinstance(batch.end, StopAsyncIteration):
-                    return
-                raise batch.end
+        end: BaseException | None = None
+        while end is None:
+            outcomes, end = await self._gather(run)
+            await self._commit(outcomes, run)
+        if not isinstance(end, StopAsyncIteration):
+            raise end
 
-    async def _gather(self, run: Run) -> _Batch:
-        """Collect outcomes until there is 1 MiB, for 200 ms, or to the end."""
-        batch = _Batch()
+    async def _gather(self, run: Run) -> tuple[list[Outcome], BaseException | None]:
+        """Collect outcomes until there is 1 MiB, for 200 ms, or to the end, which comes along."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _BATCH_SECONDS
-        while (room := _BATCH_BYTES - batch.nbytes) > 0 and loop.time() < deadline:
+        gathered: list[Outcome] = []
+        room = _BATCH_BYTES
+        while room > 0 and loop.time() < deadline:
             try:
-                batch.add(await run.take(deadline, room))
-            except (StopAsyncIteration, Exception) as error:  # noqa: BLE001 - raised by write_all
-                batch.end = error
-                break
-        return batch
+                outcomes, nbytes = await run.take(deadline, room)
+            except Exception as end:  # noqa: BLE001 - raised by write_all
+                return gathered, end
+            gathered += outcomes
+            room -= nbytes
+        return gathered, None
 
     async def _commit(self, outcomes: list[Outcome], run: Run) -> None:
         now = time.monotonic()
@@ -199,17 +203,17 @@ class _Desk:
             self.noted, state = now, asdict(run.state)
         elif not outcomes:
             return
-        await self.call(self._write, outcomes, state)
-        fetched = [outcome.rows for outcome in outcomes if isinstance(outcome, Fetched)]
-        for rows in fetched:
-            rows.close()
+        batches = self.sink.prepare(outcomes)
+        await self.call(self._write, batches, state)
+        fetched = [course for batch in batches for course in batch.fetched]
         if self.hooks.commit and outcomes:
-            rows_written = sum(map(len, fetched))
-            self.hooks.commit(Commit(len(fetched), rows_written, time.monotonic() - now))
+            rows = sum([len(course.rows) for course in fetched])
+            self.hooks.commit(Commit(len(fetched), rows, time.monotonic() - now))
+        for course in fetched:
+            course.rows.close()
 
-    def _write(self, outcomes: list[Outcome], state: Mapping[str, object] | None) -> None:
-        if outcomes:
-            self.sink.commit(outcomes)
+    def _write(self, batches: list[Batch], state: Mapping[str, object] | None) -> None:
+        self.sink.commit(batches)
         if state is not None:
             self.sink.note(state)
 
@@ -226,19 +230,6 @@ class _Desk:
         except asyncio.CancelledError:
             await asyncio.wait([work])
             raise
-
-
-class _Batch:
-    """Outcomes to be committed together, and how the run ended if it did."""
-
-    def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
-        self.nbytes = 0
-        self.end: BaseException | None = None
-
-    def add(self, outcomes: list[Outcome]) -> None:
-        self.outcomes += outcomes
-        self.nbytes += sum(one.rows.nbytes for one in outcomes if isinstance(one, Fetched))
 
 
 def _final(summary: Summary, ledger: Ledger) -> Summary:

@@ -1,4 +1,4 @@
-"""The rows of whole courses on their way to a file: joined, compressed, written in full.
+"""The rows of whole courses on their way to a file: compressed, written in full.
 
 A compressed file gets one gzip member or zstd frame per commit, so that a cut between two commits
 is a cut between two members. Memory stays at a few blocks, whatever the size of a course.
@@ -14,42 +14,8 @@ import zstandard
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from bulkfetch._model import Fetched
-
 Block: TypeAlias = bytes | memoryview
 Codec: TypeAlias = "Callable[[Iterable[Block]], Iterable[Block]]"
-
-_BLOCK = 1 << 20
-
-
-class Joiner:
-    """Joins the rows of small courses, so that few large writes are made.
-
-    Its blocks of at most 1 MiB all lie in the same memory, which is cheaper than fresh pages for
-    each: a block is good until the next one is asked for.
-    """
-
-    def __init__(self) -> None:
-        self._room = memoryview(bytearray(_BLOCK))
-
-    def blocks(self, courses: Iterable[Fetched]) -> Iterator[memoryview]:
-        room, at = self._room, 0
-        for course in courses:
-            for piece in course.rows.ndjson():
-                for part in _parts(piece):
-                    if at + len(part) > _BLOCK:
-                        yield room[:at]
-                        at = 0
-                    room[at : at + len(part)] = part
-                    at += len(part)
-        if at:
-            yield room[:at]
-
-
-def _parts(piece: bytes) -> Iterable[bytes]:
-    if len(piece) <= _BLOCK:
-        return (piece,)
-    return [piece[start : start + _BLOCK] for start in range(0, len(piece), _BLOCK)]
 
 
 def codec(path: str) -> Codec:

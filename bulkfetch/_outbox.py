@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _OUTBOX_BYTES: Final = 2 << 20
 _OUTBOX_COURSES: Final = 256
 _ENOUGH: Final = 64
-"""Outcomes, or their share of the bound in bytes, for which a consumer who has time is woken."""
+_ENOUGH_BYTES: Final = _OUTBOX_BYTES // 2
+"""So many outcomes or bytes wake a consumer who has time."""
 
 
 class Outbox:
@@ -52,20 +53,22 @@ class Outbox:
             await self._news.wait()
         return self._pop()
 
-    async def take(self, deadline: float, nbytes: int) -> list[Outcome]:
+    async def take(self, deadline: float, nbytes: int) -> tuple[list[Outcome], int]:
         """Return what is there at the deadline (loop time), or before it if that is a lot.
 
-        No more than `nbytes` and one outcome. At the end raises. A task that is woken for every
-        outcome costs a small course some 3 % of its time.
+        With the bytes of its rows: no more than `nbytes` and one outcome. At the end raises. A task
+        that is woken for every outcome costs a small course some 3 % of its time.
         """
         if not self._enough():
             self._check_end()
             await self._wait_for_many(deadline)
+        if self._nbytes <= nbytes and not self._ordered:
+            return self._take_all()
         taken: list[Outcome] = []
-        while nbytes > 0 and self._ready():
+        before = self._nbytes
+        while before - self._nbytes < nbytes and self._ready():
             taken.append(self._pop())
-            nbytes -= _weight(taken[-1])
-        return taken
+        return taken, before - self._nbytes
 
     def stop(self, error: BaseException) -> None:
         """Raise `error` at the end; what waits for a course that will not come need not wait."""
@@ -89,7 +92,7 @@ class Outbox:
 
     def _enough(self) -> bool:
         return self._ready() and (
-            len(self._items) >= _ENOUGH or self._nbytes >= _OUTBOX_BYTES // 2 or self._ended
+            len(self._items) >= _ENOUGH or self._nbytes >= _ENOUGH_BYTES or self._ended
         )
 
     def _pop(self) -> Outcome:
@@ -99,6 +102,13 @@ class Outbox:
         self._nbytes -= _weight(outcome)
         self._room.set()
         return outcome
+
+    def _take_all(self) -> tuple[list[Outcome], int]:
+        taken, nbytes = list(self._items.values()), self._nbytes
+        self._items.clear()
+        self._nbytes = 0
+        self._room.set()
+        return taken, nbytes
 
     def _check_end(self) -> None:
         if self._ended and not self._ready():

@@ -11,11 +11,11 @@ import time
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from bulkfetch._batch import Batch, Joiner
 from bulkfetch._errors import OutputClosed
-from bulkfetch._journal import Done, FailedCourse, Header, Ledger
+from bulkfetch._journal import Done, Header, Ledger
 from bulkfetch._layout import failure
-from bulkfetch._members import Joiner, write_all
-from bulkfetch._model import Failed, Fetched
+from bulkfetch._members import write_all
 from bulkfetch._text import harmless_rows
 
 if TYPE_CHECKING:
@@ -55,14 +55,16 @@ class PipeOutput:
         """Return a ledger in which nothing is settled; the sink counts in it."""
         return self._ledger
 
-    def commit(self, outcomes: Sequence[Outcome]) -> None:
+    def prepare(self, outcomes: Sequence[Outcome]) -> list[Batch]:
+        """Make whole courses ready for `commit`."""
+        return [Batch.of(outcomes)]
+
+    def commit(self, batches: Sequence[Batch]) -> None:
         """Write whole courses."""
-        fetched = [outcome for outcome in outcomes if isinstance(outcome, Fetched)]
-        failed = [FailedCourse.of(outcome) for outcome in outcomes if isinstance(outcome, Failed)]
-        for block in self._joiner.blocks(fetched):
-            self._write_block(self._shown(bytes(block)) if self._shown else block)
-        courses = [(c.course_id, len(c.rows), c.attempts, c.seconds) for c in fetched]
-        self._ledger.count(courses, failed)
+        for batch in batches:
+            for block in self._joiner.blocks(batch.fetched):
+                self._write_block(self._shown(bytes(block)) if self._shown else block)
+            self._ledger.count(batch.courses, batch.failed)
 
     def note(self, state: Mapping[str, object]) -> None:
         """Forget it: there is no journal."""

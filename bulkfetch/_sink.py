@@ -19,12 +19,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bulkfetch._batch import Batch, Joiner
 from bulkfetch._errors import ConfigurationError, OutputError, OutputLocked
 from bulkfetch._journal import (
     FORMAT,
     Commit,
     Done,
-    FailedCourse,
     Header,
     Ledger,
     Resume,
@@ -35,19 +35,20 @@ from bulkfetch._journal import (
     verified,
 )
 from bulkfetch._layout import Layout, failures, locate
-from bulkfetch._members import Joiner, codec
-from bulkfetch._model import Failed, Fetched
+from bulkfetch._members import codec
 from bulkfetch._system import POSIX, File, System
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from bulkfetch._journal import Course, Manifest
+    from bulkfetch._journal import Course, FailedCourse, Manifest
     from bulkfetch._members import Block
     from bulkfetch._model import Outcome
     from bulkfetch._options import Durability
 
 _LONGEST_HEADER = 16 << 10
+_JOINED = 1 << 20
+"""Bytes of the largest course whose rows are put together with others' before they are written."""
 
 
 class JournaledFile:
@@ -81,6 +82,7 @@ class JournaledFile:
         self._system = system
         self._clock = clock
         self._codec = codec(self._layout.output)
+        self._plain = not self._layout.output.endswith((".gz", ".zst"))
         self._joiner = Joiner()
         self._digest = sha256()
         self._ledger = Ledger()
@@ -107,13 +109,28 @@ class JournaledFile:
         self._live = True
         return self._ledger
 
-    def commit(self, outcomes: Sequence[Outcome]) -> None:
-        """Write whole courses; when it returns they are as safe as the durability says."""
-        alone = self._durability == "course"
+    def prepare(self, outcomes: Sequence[Outcome]) -> list[Batch]:
+        """Make whole courses ready for the next `commit`; nothing here waits for the disk.
+
+        Joins rows and adds up checksums where the rows have just been made: in a thread that
+        contends for the interpreter with whoever makes the next ones it costs twice as much. Large
+        courses and compressed files are left to `commit`.
+        """
+        if self._durability == "course":
+            batches = [Batch.of([outcome]) for outcome in outcomes]
+        else:
+            batches = [Batch.of(outcomes)] if outcomes else []
+        small = all(one.rows.nbytes <= _JOINED for each in batches for one in each.fetched)
+        if small and self._plain:
+            for batch in batches:
+                self._digest.update(batch.join())
+        return batches
+
+    def commit(self, batches: Sequence[Batch]) -> None:
+        """Write what was prepared last; on return it is as safe as the durability says."""
         with self._alive():
-            for batch in [[outcome] for outcome in outcomes] if alone else [outcomes]:
-                if batch:
-                    self._commit(batch)
+            for batch in batches:
+                self._commit(batch)
 
     def note(self, state: Mapping[str, object]) -> None:
         """Journal a snapshot of progress, unless the output is finished."""
@@ -339,33 +356,34 @@ class JournaledFile:
         self._sync_names()
         self._published = False
 
-    def _commit(self, outcomes: Sequence[Outcome]) -> None:
+    def _commit(self, batch: Batch) -> None:
         self._go_on()
-        fetched = [outcome for outcome in outcomes if isinstance(outcome, Fetched)]
-        failed = [FailedCourse.of(outcome) for outcome in outcomes if isinstance(outcome, Failed)]
-        if fetched:
+        if batch.fetched:
             self._reopen()
-        courses = [
-            (course.course_id, len(course.rows), course.attempts, round(course.seconds, 3))
-            for course in fetched
-        ]
-        self._append_member(self._joiner.blocks(fetched), courses, failed)
+        if batch.data is None:
+            size, crc = self._append(self._joiner.blocks(batch.fetched))
+        else:
+            self._data.append(batch.data)
+            size, crc = len(batch.data), batch.crc
+        self._seal(size, crc, batch.courses, batch.failed)
 
-    def _append_member(
-        self,
-        blocks: Iterable[Block],
-        courses: Sequence[Course],
-        failed: Sequence[FailedCourse],
-    ) -> None:
-        start = end = self._ledger.end
-        crc = 0
+    def _append(self, blocks: Iterable[Block]) -> tuple[int, int]:
+        """Write a member of these rows; return its size and CRC."""
+        size = crc = 0
         for data in self._codec(blocks):
             self._data.append(data)
             crc = zlib.crc32(data, crc)
             self._digest.update(data)
-            end += len(data)
-        durable = self._durability != "none"
-        if durable and end > start:
+            size += len(data)
+        return size, crc
+
+    def _seal(
+        self, size: int, crc: int, courses: Sequence[Course], failed: Sequence[FailedCourse]
+    ) -> None:
+        """Journal what was appended, once it is safe."""
+        start, durable = self._ledger.end, self._durability != "none"
+        end = start + size
+        if durable and size:
             self._data.sync_data()
         self._journal.append(encode(Commit(start, end, crc, courses, failed, self._clock())))
         if durable:
@@ -379,7 +397,7 @@ class JournaledFile:
         self._go_on()
         if not self._ledger.end:
             # A compressed file without any member is no such file to the standard tools.
-            self._append_member([b""], [], [])
+            self._seal(*self._append([b""]), [], [])
         line = encode(done)
         self._data.sync()
         self._journal.append(line)

@@ -57,7 +57,7 @@ class Writer:
 
             def commit(outcomes, *, seconds=1.0, limit=4):
                 self.now += seconds
-                sink.commit(outcomes)
+                sink.commit(sink.prepare(outcomes))
                 for outcome in outcomes:
                     tally.add(outcome)
                     tally.attempted(outcome.seconds)

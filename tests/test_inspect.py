@@ -30,9 +30,9 @@ def path(tmp_path):
     with contextlib.closing(sink_on(path)) as sink:
         sink.open()
         for batch in (range(8), range(8, 10), range(10, 12)):
-            sink.commit([course(number) for number in batch])
+            sink.commit(sink.prepare([course(number) for number in batch]))
             sink.note({"fetched": batch.stop})
-        sink.commit([Failed("bad", Transient("timeout", "no answer"))])
+        sink.commit(sink.prepare([Failed("bad", Transient("timeout", "no answer"))]))
         sink.finish({})
     return path
 
@@ -46,7 +46,7 @@ def test_beside_a_run(tmp_path):
     path = tmp_path / "out.ndjson"
     with contextlib.closing(sink_on(path)) as sink:
         sink.open()
-        sink.commit([course(1), course(2)])
+        sink.commit(sink.prepare([course(1), course(2)]))
         sink.note({"n": 1})
         sink.note({"n": 2})
         with beside(path, ".journal").open("ab") as writing:
@@ -124,8 +124,8 @@ def test_course_committed_twice(tmp_path):
     path = tmp_path / "out.ndjson"
     with contextlib.closing(sink_on(path)) as sink:
         sink.open()
-        sink.commit([course(1, course_id="again"), course(2)])
-        sink.commit([course(3, course_id="again")])
+        sink.commit(sink.prepare([course(1, course_id="again"), course(2)]))
+        sink.commit(sink.prepare([course(3, course_id="again")]))
     assert verify(path) == ["committed twice: courses again"]
 
 

@@ -1,20 +1,11 @@
-"""From the rows of courses to the bytes of a file."""
+"""From rows to the bytes of a file."""
 
 import gzip
 
 import pytest
 import zstandard
 
-from bulkfetch import _members
-from bulkfetch._members import Joiner, codec, write_all
-from bulkfetch._model import Fetched
-from bulkfetch._rows import Spool
-
-
-def course(data):
-    spool = Spool()
-    spool.append(data, 1)
-    return Fetched("1", spool)
+from bulkfetch._members import codec, write_all
 
 
 def unpack(suffix, data):
@@ -22,19 +13,6 @@ def unpack(suffix, data):
         return gzip.decompress(data)
     with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
         return reader.read()
-
-
-def test_small_courses_are_joined(monkeypatch):
-    """Courses share a block up to its size, larger ones are cut, and the memory is used again."""
-    monkeypatch.setattr(_members, "_BLOCK", 10)
-    sizes = [4, 6, 1, 25, 3, 7, 7]
-    courses = [course(bytes([65 + at]) * size) for at, size in enumerate(sizes)]
-    joiner = Joiner()
-    for _ in range(2):
-        joined = [bytes(block) for block in joiner.blocks(courses)]
-        assert [len(block) for block in joined] == [10, 1, 10, 10, 8, 7, 7]
-        assert b"".join(joined) == b"".join(b"".join(each.rows.ndjson()) for each in courses)
-    assert list(joiner.blocks([])) == []
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])

@@ -89,7 +89,7 @@ def run(system, ids=IDS, *, passing=True, acknowledged=None, **options):
         todo = [course_id for course_id in ids if course_id not in ledger.settled]
         for at in range(0, len(todo), 3):
             batch = [outcome_of(course_id, passing=passing) for course_id in todo[at : at + 3]]
-            sink.commit(batch)
+            sink.commit(sink.prepare(batch))
             if acknowledged is not None:
                 acknowledged.update(outcome.course_id for outcome in batch)
                 acknowledged.discard("c7")  # failed in passing
@@ -244,7 +244,7 @@ def test_syncs_per_durability():
         sink = sink_on(system, durability=durability)
         sink.open()
         before = system.counts["fdatasync"] + system.counts["fsync"]
-        sink.commit(courses)
+        sink.commit(sink.prepare(courses))
         assert system.counts["fdatasync"] + system.counts["fsync"] - before == syncs
         sink.close()
 
@@ -256,7 +256,7 @@ def test_data_before_journal():
     sink.open()
     system.plan = {("write", system.counts["write"] + 2): "kill"}
     with pytest.raises(Killed):
-        sink.commit([outcome_of("c1")])
+        sink.commit(sink.prepare([outcome_of("c1")]))
     part = system.inodes[system.names[PART]]
     assert part.disk == b"".join(rows_of("c1"))
     assert replay([system.read(JOURNAL)]).end == 0
@@ -268,7 +268,9 @@ def test_small_courses_share_a_write():
     sink = sink_on(system)
     sink.open()
     before = system.counts["write"]
-    sink.commit([Fetched(str(number), outcome_of("c1").rows) for number in range(500)])
+    sink.commit(
+        sink.prepare([Fetched(str(number), outcome_of("c1").rows) for number in range(500)])
+    )
     assert system.counts["write"] - before == 2
     sink.close()
 
@@ -278,8 +280,8 @@ def test_failures_alone_need_no_data():
     system = FakeOS()
     sink = sink_on(system)
     sink.open()
-    sink.commit([])
-    sink.commit([outcome_of("c4"), outcome_of("c7")])
+    sink.commit(sink.prepare([]))
+    sink.commit(sink.prepare([outcome_of("c4"), outcome_of("c7")]))
     sink.close()
     assert system.read(PART) == b""
     assert replay([system.read(JOURNAL)]).settled == {"c4"}
@@ -456,11 +458,11 @@ def test_one_sink_may_finish_twice():
     system = FakeOS()
     sink = sink_on(system)
     sink.open()
-    sink.commit([outcome_of("c1")])
+    sink.commit(sink.prepare([outcome_of("c1")]))
     sink.finish({})
-    sink.commit([outcome_of("c4"), outcome_of("c7")])
+    sink.commit(sink.prepare([outcome_of("c4"), outcome_of("c7")]))
     assert set(system.names) == {JOURNAL, OUT, MANIFEST}
-    sink.commit([outcome_of("c5")])
+    sink.commit(sink.prepare([outcome_of("c5")]))
     assert set(system.names) == {JOURNAL, PART}
     sink.finish({})
     sink.close()
@@ -474,7 +476,7 @@ def test_a_run_in_vain_leaves_the_output_published():
     for _ in range(2):  # a dead server, twice
         sink = sink_on(system, run_id="later")
         sink.open()
-        sink.commit([outcome_of(course_id) for course_id in VAIN])
+        sink.commit(sink.prepare([outcome_of(course_id) for course_id in VAIN]))
         sink.note({"done": 4})
         sink.close()
         assert set(system.names) == {OUT, JOURNAL, FAILED, MANIFEST}
@@ -495,7 +497,7 @@ def test_a_course_without_rows_reopens_the_output():
     system = finished(["c1"])
     sink = sink_on(system)
     sink.open()
-    sink.commit([outcome_of("c0")])
+    sink.commit(sink.prepare([outcome_of("c0")]))
     assert set(system.names) == {JOURNAL, PART}
     assert sink.finish({}).empty_courses == ("c0",)
     sink.close()
@@ -583,7 +585,7 @@ def test_published_file_replaced_in_a_run_in_vain():
     manifest = system.read(MANIFEST)
     sink = sink_on(system)
     sink.open()
-    sink.commit([outcome_of("x1")])
+    sink.commit(sink.prepare([outcome_of("x1")]))
     system.put(OUT, b"theirs\n")
     with pytest.raises(OutputError, match="removed or replaced"):
         sink.finish({})
@@ -596,7 +598,9 @@ def test_a_refusal_outlasts_a_passing_failure():
     system = finished()
     sink = sink_on(system, run_id="later")
     ledger = sink.open()
-    sink.commit([Failed("c4", Transient("connect", "connection refused"), attempts=6)])
+    sink.commit(
+        sink.prepare([Failed("c4", Transient("connect", "connection refused"), attempts=6)])
+    )
     assert ledger.failed["c4"].kind == "unknown-content-item"
     sink.close()
     assert "c4" in settled_on(system)
@@ -663,7 +667,7 @@ def test_published_file_replaced_during_the_run():
     sink.open()
     system.put(OUT, b"theirs\n")
     with pytest.raises(OutputError, match="removed or replaced"):
-        sink.commit([outcome_of("c7", passing=False)])
+        sink.commit(sink.prepare([outcome_of("c7", passing=False)]))
     sink.close()
     assert system.read(OUT) == b"theirs\n"
 
@@ -691,7 +695,7 @@ def test_stopped_early_lists_the_failed():
     system = FakeOS()
     sink = sink_on(system)
     sink.open()
-    sink.commit([outcome_of("c4"), outcome_of("c5")])
+    sink.commit(sink.prepare([outcome_of("c4"), outcome_of("c5")]))
     sink.close()
     sink.close()
     assert set(system.names) == {JOURNAL, PART, FAILED}
@@ -911,12 +915,12 @@ def test_f65_dead_after_an_error():
     system = FakeOS()
     sink = sink_on(system)
     sink.open()
-    sink.commit([outcome_of("c4")])
+    sink.commit(sink.prepare([outcome_of("c4")]))
     system.plan = {("fdatasync", system.counts["fdatasync"] + 1): errno.EIO}
     with pytest.raises(OutputError, match=r"sync /d/out.ndjson.part: the disk reports an error"):
-        sink.commit([outcome_of("c5")])
+        sink.commit(sink.prepare([outcome_of("c5")]))
     writes, syncs = system.counts["write"], system.counts["fdatasync"]
-    for act in (lambda: sink.commit([outcome_of("c1")]), lambda: sink.note({})):
+    for act in (lambda: sink.commit(sink.prepare([outcome_of("c1")])), lambda: sink.note({})):
         with pytest.raises(OutputError):
             act()
     with pytest.raises(OutputError, match="run the same command again"):
@@ -938,7 +942,7 @@ def test_rows_that_break_in_mid_commit():
     closed = outcome_of("c5")
     closed.rows.close()
     with pytest.raises(ValueError, match="closed"):
-        sink.commit([outcome_of("c1"), closed])
+        sink.commit(sink.prepare([outcome_of("c1"), closed]))
     sink.close()
     system.restart()
     run(system)
@@ -962,7 +966,7 @@ def test_f63_f64_words_for_errors(error, words):
     sink.open()
     system.plan = {("write", system.counts["write"] + 1): error}
     with pytest.raises(OutputError, match=words) as caught:
-        sink.commit([outcome_of("c5")])
+        sink.commit(sink.prepare([outcome_of("c5")]))
     assert caught.value.exit_code == 6
     sink.close()
 
@@ -1021,8 +1025,8 @@ def test_f80_compressed_members(tmp_path, suffix):
     path = tmp_path / f"out.ndjson{suffix}"
     with contextlib.closing(sink_on_real(path)) as sink:
         sink.open()
-        sink.commit([outcome_of("c1"), outcome_of("c2")])
-        sink.commit([outcome_of("c3")])
+        sink.commit(sink.prepare([outcome_of("c1"), outcome_of("c2")]))
+        sink.commit(sink.prepare([outcome_of("c3")]))
     with path.with_name(f"{path.name}.part").open("ab") as torn:
         torn.write(b"half a member")
     real_run(path)
@@ -1031,7 +1035,7 @@ def test_f80_compressed_members(tmp_path, suffix):
     again = tmp_path / f"again.ndjson{suffix}"
     with contextlib.closing(sink_on_real(again)) as sink:
         sink.open()
-        sink.commit([outcome_of("c1"), outcome_of("c2")])
+        sink.commit(sink.prepare([outcome_of("c1"), outcome_of("c2")]))
         sink.finish({})
     assert path.read_bytes().startswith(again.read_bytes())
 
@@ -1090,7 +1094,7 @@ def test_f72_f73_one_run_at_a_time(tmp_path):
     other = JournaledFile(path, fingerprint={}, run_id="r", overwrite=True)
     with pytest.raises(OutputLocked):
         other.open()
-    sink.commit([outcome_of("c1")])
+    sink.commit(sink.prepare([outcome_of("c1")]))
     assert sink.finish({}).rows == 2
     sink.close()
 
@@ -1170,14 +1174,14 @@ def test_a_journal_of_a_run_that_got_nothing_does_not_block_a_corrected_endpoint
 
     mistyped = sink("wrong")
     mistyped.open()
-    mistyped.commit([Failed("1", RunRefused("html-page", "a login page"))])
+    mistyped.commit(mistyped.prepare([Failed("1", RunRefused("html-page", "a login page"))]))
     mistyped.note({"padding": "x" * 20_000})
     mistyped.close()
     corrected = sink("right")
     assert not corrected.open().failed
     rows = Spool()
     rows.append(b"{}\n", 1)
-    corrected.commit([Fetched("1", rows)])
+    corrected.commit(corrected.prepare([Fetched("1", rows)]))
     corrected.close()
     with pytest.raises(ConfigurationError, match="was begun with endpoint 'right'"):
         sink("wrong").open()
