@@ -19,17 +19,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
-from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from bulkfetch._gunzip import PIECE
 from bulkfetch._plain import Listener, Whole
 from bulkfetch._transport import (
     BEFORE_THE_HEAD,
+    LATEST,
     HttpReply,
     HttpTransport,
     Sealed,
     before_the_head,
+    end_if_broken,
     open_session,
     tls_context,
 )
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 _SEEN: Final = ("3.14.",)
 _IDLE_SECONDS: Final = 15.0
 """How long a connection may wait for its next request, as in aiohttp."""
-_LATEST: Final = 1.0
-"""Seconds by which a deadline may be passed at most; a tenth of the timeout if that is less."""
 
 
 @asynccontextmanager
@@ -81,13 +80,14 @@ class _Call:
 class _Line:
     """A connection, who listens on it, and since when it waits for a request."""
 
-    __slots__ = ("connection", "listener", "since")
+    __slots__ = ("connection", "handler", "listener", "since")
 
     def __init__(self, connection: Connection, room: memoryview) -> None:
         protocol, transport = connection.protocol, connection.transport
         assert protocol is not None
         assert transport is not None
         self.connection = connection
+        self.handler = protocol
         self.listener = Listener(protocol, room)
         self.since = 0.0
         transport.set_protocol(self.listener)
@@ -164,7 +164,7 @@ class DirectTransport:
         """Look after the exchange's deadlines from now on."""
         self._under_way.add(exchange)
         if self._watch is None:
-            pause = min(_LATEST, self.total / 10, self.silence / 10)
+            pause = min(LATEST, self.total / 10, self.silence / 10)
             self._watch = self._loop.call_later(pause, self._look)
 
     def done(self, exchange: _Exchange) -> None:
@@ -207,7 +207,7 @@ class _Exchange:
                 owner.done(self)
                 self._line.close()
                 raise
-        except (*BEFORE_THE_HEAD, HttpProcessingError) as error:
+        except BEFORE_THE_HEAD as error:
             raise before_the_head(error) from None
         return HttpReply(status, headers, self._content, owner.max_ratio)
 
@@ -223,9 +223,8 @@ class _Exchange:
     async def _send(
         self, line: _Line
     ) -> tuple[int, Mapping[str, str], aiohttp.StreamReader | Whole]:
-        transport, protocol = line.connection.transport, line.connection.protocol
+        transport, protocol = line.connection.transport, line.handler
         assert transport is not None
-        assert protocol is not None
         answer = line.listener.ask()
         body = self._body
         transport.write(Sealed(b"%b%d\r\n\r\n%b" % (self._call.head, len(body), body)))
@@ -247,6 +246,8 @@ class _Exchange:
         if self._content is not None:
             if now - self._began >= owner.total:
                 self._content.set_exception(TimeoutError())
+            elif isinstance(self._content, aiohttp.StreamReader):
+                end_if_broken(self._content, self._line.handler)
         elif now - self._began >= owner.total:
             self._line.listener.give_up(TimeoutError())
         elif now - self._began >= owner.silence:

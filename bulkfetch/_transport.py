@@ -7,6 +7,7 @@ ours here, made anew without their cause, since its own texts can hold addresses
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ssl
 from contextlib import asynccontextmanager
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from aiohttp.client_proto import ResponseHandler
+
     from bulkfetch._options import Options
 
+LATEST: Final = 1.0
+"""Seconds within which the end of a wait is seen that nothing but looking tells of."""
 _LOCAL_ERRORS: Final = {
     errno.EMFILE,
     errno.ENFILE,
@@ -105,25 +110,44 @@ class HttpTransport:
 class _Exchange:
     """A request and its response; not a generator, which would cost a small request 4 %."""
 
-    __slots__ = ("_max_ratio", "_request", "_response")
+    __slots__ = ("_max_ratio", "_request", "_response", "_watch")
 
     def __init__(self, request: Awaitable[aiohttp.ClientResponse], max_ratio: int) -> None:
         self._request = request
         self._max_ratio = max_ratio
+        self._watch: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> HttpReply:
         try:
             response = self._response = await self._request
         except BEFORE_THE_HEAD as error:
             raise before_the_head(error) from None
+        self._look()
         return HttpReply(response.status, response.headers, response.content, self._max_ratio)
 
     async def __aexit__(self, *_: object) -> None:
         response = self._response
+        if self._watch:
+            self._watch.cancel()
         if response.content.at_eof():
             response.release()
         else:
             response.close()
+
+    def _look(self) -> None:
+        """While more of the body is to come, look now and then whether it broke."""
+        content, connection = self._response.content, self._response.connection
+        protocol = connection and connection.protocol  # which is false when its queue is empty
+        if protocol is not None and not content.is_eof():
+            end_if_broken(content, protocol)
+            self._watch = asyncio.get_running_loop().call_later(LATEST, self._look)
+
+
+def end_if_broken(content: aiohttp.StreamReader, protocol: ResponseHandler) -> None:
+    """Let a body's reader know that it broke: of a bad chunk aiohttp tells the protocol alone."""
+    error = protocol.exception()
+    if isinstance(error, HttpProcessingError) and not content.is_eof():
+        content.set_exception(error)
 
 
 @asynccontextmanager
@@ -187,15 +211,17 @@ class HttpReply:
                 data = self._content.read_nowait(PIECE)  # all that is there could be 768 KiB
                 if not data and not self._content.at_eof():
                     data = await self._content.read(PIECE)
-            except (aiohttp.ClientError, OSError) as error:
+            except _INSIDE_THE_BODY as error:
                 raise _inside_the_body(error) from None
             if not (self._gunzip and data):
                 return data
             self._gunzip.put(data)
 
 
-BEFORE_THE_HEAD: Final = (aiohttp.ClientError, OSError, ValueError)
+BEFORE_THE_HEAD: Final = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 """What may be raised until the response's head has come."""
+_INSIDE_THE_BODY: Final = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
+"""What may be raised after it: RuntimeError when a bad chunk has ended the connection before."""
 
 
 def before_the_head(error: Exception) -> CourseError:  # noqa: C901, PLR0911 - one table
@@ -238,7 +264,7 @@ def _inside_the_body(error: Exception) -> CourseError:
             return Transient("timeout", _timeout_words(error), overload=True)
         case aiohttp.ClientPayloadError():
             return Transient("truncated", "the connection ended inside the response")
-        case aiohttp.ClientResponseError():
+        case aiohttp.ClientResponseError() | HttpProcessingError() | RuntimeError():
             return Transient("bad-http", "the response's body is not valid HTTP", most_retries=1)
         case _:
             return Transient("disconnected", "the connection broke inside the response")

@@ -49,6 +49,7 @@ from bulkfetch import (
     stream,
 )
 from bulkfetch import _direct as direct
+from bulkfetch._direct import open_transport
 from bulkfetch._errors import StaleConnection
 from bulkfetch.testing import RawServer, SimulatedServer, Simulation, http_answer
 
@@ -65,6 +66,13 @@ def transport(request, monkeypatch):
     """The quick way, and the one through aiohttp's session."""
     if request.param == "session":
         monkeypatch.setattr(direct, "_SEEN", ())
+
+
+@pytest.fixture
+def looks_often(monkeypatch):
+    """Look after what is under way all the time, not once a second."""
+    monkeypatch.setattr(direct, "LATEST", 0.01)
+    monkeypatch.setattr("bulkfetch._transport.LATEST", 0.01)
 
 
 either_size = pytest.mark.parametrize("size", [SMALL, LARGE])
@@ -491,6 +499,48 @@ async def test_f22_a_broken_chunk():
     assert result.rows == {"c1": GOOD}
     assert result.kinds[0] in {"bad-http", "truncated"}
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+async def test_f22_a_broken_chunk_after_good_ones(pause, looks_often):
+    """It breaks one try, whether it is there at once or while more of the body is waited for."""
+
+    async def bad(exchange):
+        await exchange.send(chunked(TORN[LARGE]))
+        await asyncio.sleep(pause)
+        await exchange.send(b"xyz\r\n")
+
+    await passes(bad, "bad-http")
+    await lasts(bad, "bad-http", requests=2)
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_f22_a_broken_chunk_seen_by_a_reader(late, looks_often):
+    """Whether it comes back after the connection has ended or waits for more, it is told."""
+    go_on = asyncio.Event()
+
+    async def bad(exchange):
+        await exchange.send(chunked(b"x" * 70_000))
+        await go_on.wait()
+        await exchange.send(b"xyz\r\n")
+        await exchange.stall()
+
+    async with (
+        RawServer(bad) as server,
+        open_transport(options(server.url)) as way,
+        way.post(server.url, b"", {}) as reply,
+    ):
+        read = 0
+        while read < 70_000:
+            read += len(await reply.read())
+        if late:
+            go_on.set()
+            await asyncio.sleep(0.1)
+        else:
+            asyncio.get_running_loop().call_later(0.05, go_on.set)
+        with pytest.raises(Transient, match="not valid HTTP") as caught:
+            await reply.read()
+    assert (caught.value.kind, caught.value.most_retries) == ("bad-http", 1)
 
 
 async def test_f23_extra_bytes_after_an_answer():

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import aiohttp
 import pytest
+from aiohttp.http_exceptions import HttpProcessingError
 from answers import options
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,6 +152,7 @@ BEFORE_THE_HEAD = [
         Transient,
         "bad-http",
     ),
+    (HttpProcessingError(message="secret"), Transient, "bad-http"),
     (aiohttp.InvalidURL("http://secret"), RunRefused, "bad-request"),
     (ValueError("secret"), RunRefused, "bad-request"),
     (aiohttp.ClientConnectionError("secret"), Transient, "network"),
@@ -222,6 +224,8 @@ async def test_an_error_says_what_to_do(error, overload, most):
         (TimeoutError("secret"), "timeout"),
         (aiohttp.ClientPayloadError("secret"), "truncated"),
         (aiohttp.ClientResponseError(REQUEST, (), message="secret"), "bad-http"),
+        (HttpProcessingError(message="secret"), "bad-http"),
+        (RuntimeError("Connection closed."), "bad-http"),
         (aiohttp.ClientConnectionError("secret"), "disconnected"),
         (aiohttp.ClientOSError(errno.ECONNRESET, "secret"), "disconnected"),
         (ConnectionResetError("secret"), "disconnected"),
