@@ -142,11 +142,11 @@ class DirectTransport:
         lines += [f"{name}: {value}" for name, value in key.headers.items()]
         return _Call(key, "\r\n".join([*lines, "Content-Length: "]).encode())
 
-    def waiting(self, call: _Call) -> _Line | None:
+    def waiting(self, call: _Call, now: float) -> _Line | None:
         """Return a connection that waits for a request, if there is one."""
         while call.idle:
             line = call.idle.pop()
-            fresh = self.now() - line.since <= _IDLE_SECONDS
+            fresh = now - line.since <= _IDLE_SECONDS
             if fresh and not line.connection.closed and not line.listener.should_close:
                 return line  # and nothing came that nobody asked for
             line.close()
@@ -183,23 +183,29 @@ class DirectTransport:
 
 
 class _Exchange:
-    """A request and its response."""
+    """A request and its response: `_began` with connecting, `_sent` when silence began to count."""
 
-    __slots__ = ("_began", "_body", "_call", "_content", "_line", "_owner")
+    __slots__ = (
+        "_began", "_body", "_call", "_content", "_headers", "_line", "_owner", "_sent", "_url",
+    )  # fmt: skip
 
     def __init__(
         self, owner: DirectTransport, url: str, body: bytes, headers: Mapping[str, str]
     ) -> None:
         self._owner = owner
-        self._call = owner.call(url, headers)
+        self._url = url
+        self._headers = headers
         self._body = body
         self._content: aiohttp.StreamReader | Whole | None = None
 
     async def __aenter__(self) -> HttpReply:
         owner = self._owner
+        self._began = owner.now()
         try:
-            self._line = owner.waiting(self._call) or await owner.connect(self._call)
-            self._began = owner.now()
+            self._call = owner.call(self._url, self._headers)
+            kept = owner.waiting(self._call, self._began)
+            self._line = kept or await owner.connect(self._call)
+            self._sent = owner.now()
             owner.watch(self)
             try:
                 status, headers, self._content = await self._send(self._line)
@@ -234,6 +240,7 @@ class _Exchange:
             message, content = await protocol.read()
             if not 100 <= message.code < 200 or message.code == 101:
                 break
+            self._sent = self._owner.now()
         if not content.is_eof():
             # The head is watched by us; what follows, piece by piece, by aiohttp's own timer.
             protocol.read_timeout = self._owner.silence
@@ -250,5 +257,5 @@ class _Exchange:
                 end_if_broken(self._content, self._line.handler)
         elif now - self._began >= owner.total:
             self._line.listener.give_up(TimeoutError())
-        elif now - self._began >= owner.silence:
+        elif now - self._sent >= owner.silence:
             self._line.listener.give_up(aiohttp.SocketTimeoutError())

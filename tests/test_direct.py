@@ -267,6 +267,43 @@ async def test_the_timeout_counts_while_bytes_keep_coming():
                 await post(transport, server)
 
 
+async def test_the_timeout_counts_while_connecting(monkeypatch):
+    """What has gone into connecting is not there for the answer; only silence counts anew."""
+
+    async def slowly(call):
+        nonlocal ahead
+        ahead = 30.0
+        return await connect(call)
+
+    async def stall(exchange):
+        await exchange.stall()
+
+    ahead, clock = 0.0, asyncio.get_running_loop().time
+    async with RawServer(stall) as server:
+        patience = options(server.url, timeout=20.0, read_timeout=0.5)
+        async with open_transport(patience) as transport:
+            connect = transport.connect
+            monkeypatch.setattr(transport, "connect", slowly)
+            monkeypatch.setattr(transport, "now", lambda: clock() + ahead)
+            with pytest.raises(Transient, match="longer than the timeout"):
+                await post(transport, server)
+
+
+async def test_interim_answers_are_no_silence():
+    """A server that says that it is at work is waited for, longer than for a silent one."""
+
+    async def at_work(exchange):
+        for _ in range(12):
+            await exchange.send(b"HTTP/1.1 102 Processing\r\n\r\n")
+            await asyncio.sleep(0.1)
+        await exchange.send(OK)
+
+    async with RawServer(at_work) as server:
+        patience = options(server.url, read_timeout=0.8)
+        async with open_transport(patience) as transport:
+            assert await post(transport, server) == (200, b"<x/>")
+
+
 async def test_a_connection_closed_unanswered_is_stale():
     async def close(exchange):
         await exchange.cut(b"")

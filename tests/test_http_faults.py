@@ -208,6 +208,15 @@ async def test_f03_a_connection_that_is_never_accepted_ends_in_time():
     assert result.rows == {}
 
 
+@pytest.mark.parametrize("host", ["lms\u200b.example", "\u00fc..example"])
+async def test_f02_a_host_that_is_none(host):
+    """A name that no address can hold is refused in words, like a certificate, not as a defect."""
+    result = await run(endpoint=f"https://{host}/soap")
+    assert result.error is None
+    assert result.kinds == ["bad-request"]
+    assert type(result.failed["c1"]) is RunRefused
+
+
 async def close(*writers):
     for writer in writers:
         writer.close()
