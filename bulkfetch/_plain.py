@@ -26,7 +26,7 @@ _HEAD: Final = re.compile(
 _FIELD: Final = re.compile(r"([^:]+): ?(.*)\r\n")
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
 _STAYS: Final = ["keep-alive"]
-_MOST_HEADERS: Final = 100
+_MOST_HEADERS: Final = 128  # aiohttp's own bound
 
 
 class Whole:
@@ -54,7 +54,7 @@ class Whole:
 
 def read_plain(data: bytes) -> Whole | None:
     """Return the response if it is a plain one and `data` is all of it, no less and no more."""
-    if len(data) > PIECE or not (head := _HEAD.match(data)):
+    if not (head := _HEAD.match(data)):
         return None
     headers = CIMultiDict(_FIELD.findall(head[1].decode("ascii")))
     if len(headers) > _MOST_HEADERS or "Transfer-Encoding" in headers or "Upgrade" in headers:
@@ -71,7 +71,7 @@ def read_plain(data: bytes) -> Whole | None:
 class Listener(asyncio.BufferedProtocol):
     """Listens on a connection for the next response, or lets aiohttp's handler do so.
 
-    `room` is where bytes are received, the same for all connections of a loop: an event loop
+    `room` is where bytes are received, the same for all connections of a transport: an event loop
     fills it and hands it over in one step. Else asyncio would allot 256 KiB for each receipt.
     """
 

@@ -28,6 +28,7 @@ def response(fields: bytes = LENGTH, body: bytes = BODY, status: bytes = b"HTTP/
         response(b"Content-Length: 0\r\n", b""),
         response(status=b"HTTP/1.1 200 "),
         response(LENGTH + b"Content-Encoding: gzip\r\n"),
+        response(LENGTH + b"X: y\r\n" * 127),
     ],
 )
 async def test_plain_responses_are_read_as_aiohttp_reads_them(data):
@@ -78,11 +79,10 @@ async def test_plain_responses_are_read_as_aiohttp_reads_them(data):
         response(LENGTH + b"no colon\r\n"),
         response(LENGTH.replace(b"\r\n", b"\n")),
         response(LENGTH + b"X: a\rb\r\n"),
-        response(LENGTH + b"X: y\r\n" * 100),
+        response(LENGTH + b"X: y\r\n" * 128),
         response(body=BODY[:-1]),
         response(body=BODY + b"H"),
         response()[:20],
-        response(b"Content-Length: 65536\r\n", b"x" * 65536),
         b"",
         b"\r\n" + response(),
     ],
