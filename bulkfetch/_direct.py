@@ -220,7 +220,7 @@ class _Exchange:
     async def __aexit__(self, *_: object) -> None:
         owner, line = self._owner, self._line
         owner.done(self)
-        if line.listener.should_close or self._content is None or not self._content.at_eof():
+        if line.listener.should_close or self._content is None or not self._content.is_eof():
             line.close()
         else:
             line.since = owner.now()

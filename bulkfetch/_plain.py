@@ -48,6 +48,9 @@ class Whole:
     def at_eof(self) -> bool:
         return not self._body
 
+    def is_eof(self) -> bool:
+        return True
+
     def set_exception(self, error: BaseException) -> None:
         """Nothing is waited for any more."""
 

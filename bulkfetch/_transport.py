@@ -129,7 +129,7 @@ class _Exchange:
         response = self._response
         if self._watch:
             self._watch.cancel()
-        if response.content.at_eof():
+        if response.content.is_eof():  # all of it has come, whether it was read or not
             response.release()
         else:
             response.close()

@@ -178,6 +178,34 @@ async def test_a_body_left_early_drops_its_connection():
         assert server.connections == 2
 
 
+async def test_a_body_that_is_wholly_there_keeps_its_connection():
+    """A body that nobody reads is no reason for another connection, whichever way it came."""
+    refusals = [
+        http_answer(b"<html/>", content_type="text/html"),
+        http_answer(b"<html/>", status="503 Busy", content_type="text/html"),
+        b"HTTP/1.1 429 Slow\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n<html/>\r\n0\r\n\r\n",
+    ]
+    async with (
+        RawServer([*refusals, OK]) as server,
+        open_transport(options(server.url)) as transport,
+    ):
+        for _ in refusals:
+            async with transport.post(server.url, b"", HEADERS):
+                pass
+        assert await post(transport, server) == (200, b"<x/>")
+        assert server.connections == 1
+
+
+async def test_a_body_with_more_behind_it_drops_its_connection():
+    """What came unasked behind a body must not be taken for the next answer."""
+    two = http_answer(b"<html/>", status="503 Busy") + OK
+    async with RawServer([two, OK]) as server, open_transport(options(server.url)) as transport:
+        async with transport.post(server.url, b"", HEADERS):
+            pass
+        assert await post(transport, server) == (200, b"<x/>")
+        assert server.connections == 2
+
+
 async def test_a_body_without_a_length_ends_with_its_connection():
     async def unbounded(exchange):
         await exchange.cut(b"HTTP/1.1 200 OK\r\n\r\n<x>" + b"y" * 200_000)

@@ -709,6 +709,15 @@ async def test_f29_a_partial_storm_loses_no_course():
     assert requests <= 1.6 * 250
 
 
+async def test_f29_a_refusal_keeps_its_connection():
+    """A busy server need not greet anew whom it has refused, though its page was not read."""
+    busy = http_answer(HTML, status="503 Busy", content_type="text/html")
+    async with RawServer([busy, busy, OK]) as server:
+        result = await run(endpoint=server.url)
+    assert result.rows == {"c1": GOOD}
+    assert [request.connection for request in server.requests] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "200 OK"], ids=["f30", "f31"])
 @pytest.mark.parametrize(
     "text", ["Unknown content item", "Wrong parameters", "Something never heard of"]
