@@ -200,6 +200,7 @@ class _Exchange:
 
     async def __aenter__(self) -> HttpReply:
         owner = self._owner
+        kept: _Line | None = None
         self._began = owner.now()
         try:
             self._call = owner.call(self._url, self._headers)
@@ -214,7 +215,7 @@ class _Exchange:
                 self._line.close()
                 raise
         except BEFORE_THE_HEAD as error:
-            raise before_the_head(error) from None
+            raise before_the_head(error, kept=kept is not None) from None
         return HttpReply(status, headers, self._content, owner.max_ratio)
 
     async def __aexit__(self, *_: object) -> None:

@@ -83,7 +83,8 @@ class Transient(CourseError):
 class StaleConnection(Transient):
     """The server closed a kept-alive connection just as it was used again.
 
-    The call only reads, so it is repeated at once and not counted as a try.
+    The call only reads, so it is repeated at once and not counted as a try. An aiohttp session
+    does not tell a new connection from a kept one: through it, any that ends unanswered is this.
     """
 
 

@@ -224,8 +224,14 @@ _INSIDE_THE_BODY: Final = (aiohttp.ClientError, HttpProcessingError, OSError, Ru
 """What may be raised after it: RuntimeError when a bad chunk has ended the connection before."""
 
 
-def before_the_head(error: Exception) -> CourseError:  # noqa: C901, PLR0911 - one table
-    """Say what an exception before the response's head means, by its type, never by its text."""
+def before_the_head(  # noqa: C901, PLR0911 - one table
+    error: Exception, *, kept: bool = True
+) -> CourseError:
+    """Say what an exception before the response's head means, by its type, never by its text.
+
+    `kept` says whether the connection may have served before; a session does not tell.
+    """
+    lost = StaleConnection if kept else Transient
     match error:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
             reason = printable(str(getattr(error, "strerror", None) or "TLS handshake failed"), 120)
@@ -243,9 +249,9 @@ def before_the_head(error: Exception) -> CourseError:  # noqa: C901, PLR0911 - o
         case aiohttp.ClientConnectorError():
             return _no_connection(error)
         case aiohttp.ServerDisconnectedError() | ConnectionError():
-            return StaleConnection("disconnected", "the server closed the connection unanswered")
+            return lost("disconnected", "the server closed the connection unanswered")
         case OSError() if error.errno in {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED}:
-            return StaleConnection("disconnected", "the server reset the connection unanswered")
+            return lost("disconnected", "the server reset the connection unanswered")
         case OSError() if error.errno in _LOCAL_ERRORS:
             return _local(error)
         case aiohttp.ClientHttpProxyError():

@@ -332,14 +332,21 @@ async def test_interim_answers_are_no_silence():
             assert await post(transport, server) == (200, b"<x/>")
 
 
-async def test_a_connection_closed_unanswered_is_stale():
+async def test_only_a_connection_that_waited_is_stale():
+    """One that the server closes though it is new is a failure of the server."""
+
     async def close(exchange):
         await exchange.cut(b"")
 
-    async with RawServer([OK, close]) as server, open_transport(options(server.url)) as transport:
+    async with (
+        RawServer([OK, close, close]) as server,
+        open_transport(options(server.url)) as transport,
+    ):
         await post(transport, server)
-        with pytest.raises(StaleConnection):
-            await post(transport, server)
+        for verdict in (StaleConnection, Transient):
+            with pytest.raises(Transient) as caught:
+                await post(transport, server)
+            assert (type(caught.value), caught.value.kind) == (verdict, "disconnected")
 
 
 async def test_what_is_no_http():

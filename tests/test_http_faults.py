@@ -66,6 +66,7 @@ def transport(request, monkeypatch):
     """The quick way, and the one through aiohttp's session."""
     if request.param == "session":
         monkeypatch.setattr(direct, "_SEEN", ())
+    return request.param
 
 
 @pytest.fixture
@@ -325,11 +326,14 @@ async def test_f05_tls_to_a_plain_port_ends_in_time(answer):
     assert result.rows == {}
 
 
-async def test_f06_reset_before_the_headers():
-    """A reset before the head is repeated at once, and once only, within one try."""
-    result = await passes(reset(), "disconnected")
-    assert result.outcomes[0].attempts == 1
-    result = await lasts(reset(), "disconnected", requests=6, retries=2, verdict=StaleConnection)
+@pytest.mark.parametrize("end", [cut(b""), reset()], ids=["closed", "reset"])
+async def test_f06_a_new_connection_ended_before_the_headers(end, transport):
+    """It costs a try; a session does not tell that it was new, so it is repeated at once, once."""
+    known = transport == "direct"
+    result = await passes(end, "disconnected")
+    assert result.outcomes[0].attempts == (2 if known else 1)
+    requests, verdict = (3, Transient) if known else (6, StaleConnection)
+    result = await lasts(end, "disconnected", requests=requests, retries=2, verdict=verdict)
     assert result.outcomes[0].attempts == 3
 
 
