@@ -164,11 +164,14 @@ class DirectTransport:
         """Look after the exchange's deadlines from now on."""
         self._under_way.add(exchange)
         if self._watch is None:
-            pause = min(LATEST, self.total / 10, self.silence / 10)
-            self._watch = self._loop.call_later(pause, self._look)
+            self._arm()
 
     def done(self, exchange: _Exchange) -> None:
         self._under_way.discard(exchange)
+
+    def _arm(self) -> None:
+        pause = min(LATEST, self.total / 10, self.silence / 10)
+        self._watch = self._loop.call_later(pause, self._look)
 
     def _look(self) -> None:
         self._watch = None
@@ -178,8 +181,8 @@ class DirectTransport:
         for call in self._calls.values():
             while call.idle and now - call.idle[0].since > _IDLE_SECONDS:
                 call.idle.popleft().close()  # fewer at once than before: spare the server
-        if self._under_way:
-            self.watch(next(iter(self._under_way)))
+        if self._under_way or any(call.idle for call in self._calls.values()):
+            self._arm()
 
 
 class _Exchange:

@@ -118,28 +118,28 @@ async def test_a_connection_that_waited_long_is_not_used(monkeypatch):
         assert server.connections == 2
 
 
-async def test_connections_that_nobody_needs_any_more_are_closed(monkeypatch):
-    """While fewer requests are under way than before, the server need not hold the others."""
-    monkeypatch.setattr(direct, "_IDLE_SECONDS", 0.0)
+@pytest.mark.parametrize("busy", [False, True])
+async def test_connections_that_nobody_needs_any_more_are_closed(busy, monkeypatch):
+    """With fewer requests than before, or none at all, the server need not hold the others."""
+    monkeypatch.setattr(direct, "_IDLE_SECONDS", 0.2)
 
     async def stall(exchange):
         await exchange.stall()
 
-    async with RawServer([OK, OK, stall]) as server:
+    async with RawServer([OK, OK, OK, stall]) as server:
         patience = options(server.url, read_timeout=0.5)
         async with open_transport(patience) as transport:
-            await asyncio.gather(post(transport, server), post(transport, server))
+            await asyncio.gather(*(post(transport, server) for _ in range(3)))
             [call] = transport._calls.values()
-            spare = list(call.idle)
-            assert len(spare) == 2
-            call.idle.clear()
-            waiting = asyncio.create_task(post(transport, server))
-            await asyncio.sleep(0)
-            call.idle.extend(spare)
-            with pytest.raises(Transient, match="read timeout"):
-                await waiting
+            closed = [line.handler.closed for line in call.idle]
+            waiting = asyncio.create_task(post(transport, server)) if busy else None
+            async with asyncio.timeout(20):
+                await asyncio.gather(*closed[: 2 if busy else 3])
             assert not call.idle
-            assert all(line.connection.closed for line in spare)
+            assert (transport._watch is None) is not busy
+            if waiting:
+                with pytest.raises(Transient, match="read timeout"):
+                    await waiting
 
 
 async def test_a_connection_that_the_server_closed_is_not_used():
