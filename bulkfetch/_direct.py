@@ -119,12 +119,12 @@ class DirectTransport:
         return _Exchange(self, url, body, headers)
 
     def close(self) -> None:
-        """Let go of the connections that wait; the session closes them."""
+        """Hand what waits back to the connector: leaving the session closes it and awaits that."""
         if self._watch:
             self._watch.cancel()
         for call in self._calls.values():
             while call.idle:
-                call.idle.pop().close()
+                call.idle.pop().connection.release()
 
     def call(self, url: str, headers: Mapping[str, str]) -> _Call:
         """Return the call, made when it is first asked for: a run has one or two of them."""

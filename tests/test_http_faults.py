@@ -229,10 +229,12 @@ async def close(*writers):
 class TlsServer:
     """Answers over TLS with the self-signed certificate; counts connections and requests.
 
-    A server does not tell of TLS handshakes that failed, so a plain one in front hands bytes on.
+    The n-th request gets the n-th answer, later ones the last; connections stay open. A server does
+    not tell of TLS handshakes that failed, so a plain one in front hands bytes on.
     """
 
-    def __init__(self):
+    def __init__(self, *answers):
+        self._answers = answers or (OK,)
         self.connections = self.requests = 0
         self._open = 0
         self._quiet = asyncio.Event()
@@ -273,9 +275,10 @@ class TlsServer:
 
     async def _answer(self, reader, writer):
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            await reader.readuntil(b"</SOAP-ENV:Envelope>")
-            self.requests += 1
-            writer.write(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+            while True:
+                await reader.readuntil(b"</SOAP-ENV:Envelope>")
+                writer.write(self._answers[min(self.requests, len(self._answers) - 1)])
+                self.requests += 1
         await close(writer)
 
 
@@ -303,6 +306,35 @@ async def test_f04_a_named_authority_is_trusted():
         result = await run(endpoint=server.url, cacert=CERTIFICATE)
     assert result.rows == {"c1": GOOD}
     assert server.requests == 1
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_f04_a_kept_tls_connection(loop):
+    """Small answers and one that takes many receipts over one connection, on either event loop."""
+    large = users("large", LARGE)
+
+    async def conversation():
+        async with TlsServer(OK, http_answer(statuses(large)), OK) as server:
+            ids = ["c1", "c2", "c3"]
+            result = await run(ids, server.url, concurrency=1, cacert=CERTIFICATE)
+        assert result.rows == {"c1": GOOD, "c2": large, "c3": GOOD}
+        assert (server.connections, server.requests) == (1, 3)
+
+    with asyncio.Runner(loop_factory=pytest.importorskip(loop).new_event_loop) as runner:
+        runner.run(conversation())
+
+
+@pytest.mark.parametrize("transport", ["direct"], indirect=True)
+async def test_f04_leaving_waits_until_tls_is_closed(transport):
+    """The session closes what waits for a request, and has done so when it is left."""
+    envelope = statuses([])
+    async with TlsServer() as server:
+        async with open_transport(options(server.url, cacert=CERTIFICATE)) as way:
+            async with way.post(server.url, envelope, {}) as reply:
+                assert await reply.read() == statuses(GOOD)
+            [call] = way._calls.values()
+            [line] = call.idle
+        assert line.handler.closed.done()
 
 
 @pytest.mark.parametrize("answer", [http_answer(b"", status="400 Bad Request"), b""])
