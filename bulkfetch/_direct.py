@@ -6,13 +6,15 @@ body are one write, a finished connection waits for the next request where it is
 looks after all deadlines. Connecting, TLS and names are aiohttp's as ever, and so is HTTP parsing
 but for the plainest of all responses: a 200 of known length that arrives in one piece.
 
-The connector's calls are public but not documented, so they are used only with the versions that
-the tests have seen, for a session of ours and without a proxy; all else goes through the session.
+This leans on more of aiohttp than it documents, its connector and its response handler, so it is
+done only with the minor version that the tests have seen, for a session of ours and without a
+proxy; all else goes through the session. A debug message says which way it is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -43,7 +45,10 @@ if TYPE_CHECKING:
     from bulkfetch._options import Options
     from bulkfetch._transport import Transport
 
+_log = logging.getLogger("bulkfetch")
+
 _SEEN: Final = ("3.14.",)
+"""The aiohttp that the tests have seen; later patches of it are trusted to keep its ways."""
 _IDLE_SECONDS: Final = 15.0
 """How long a connection may wait for its next request, as in aiohttp."""
 
@@ -54,17 +59,29 @@ async def open_transport(
 ) -> AsyncIterator[Transport]:
     """Open the quickest transport that serves: through `session` if the caller brings one."""
     if session is not None:
+        _log.debug("requests go through the session that was handed over")
         yield HttpTransport(options, session)
         return
     async with open_session() as own:
-        if options.proxy is None and aiohttp.__version__.startswith(_SEEN):
-            direct = DirectTransport(options, own)
-            try:
-                yield direct
-            finally:
-                direct.close()
-        else:
+        if why := _hindrance(options):
+            _log.debug("requests go through an aiohttp session: %s", why)
             yield HttpTransport(options, own)
+            return
+        _log.debug("requests go straight through aiohttp's connector")
+        direct = DirectTransport(options, own)
+        try:
+            yield direct
+        finally:
+            direct.close()
+
+
+def _hindrance(options: Options) -> str:
+    """Say why requests cannot go past the session; nothing if they can."""
+    if options.proxy is not None:
+        return "there is a proxy"
+    if not aiohttp.__version__.startswith(_SEEN):
+        return f"aiohttp {aiohttp.__version__} is not known well enough"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +250,7 @@ class _Exchange:
     async def _send(
         self, line: _Line
     ) -> tuple[int, Mapping[str, str], aiohttp.StreamReader | Whole]:
-        transport, protocol = line.connection.transport, line.handler
+        protocol, transport = line.handler, line.handler.transport
         assert transport is not None
         answer = line.listener.ask()
         body = self._body

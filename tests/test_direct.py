@@ -48,12 +48,18 @@ async def test_a_callers_session_is_used_as_it_is():
         assert not session.closed
 
 
-async def test_a_proxy_and_an_unknown_aiohttp_go_through_a_session(monkeypatch):
+async def test_a_proxy_and_an_unknown_aiohttp_go_through_a_session(monkeypatch, caplog):
+    """Which way it is and why is told once, to whoever wants to know in detail."""
+    caplog.set_level("DEBUG", "bulkfetch")
     async with open_transport(options(proxy="http://proxy.example:3128")) as transport:
         assert isinstance(transport, HttpTransport)
     monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
     async with open_transport(options()) as transport:
         assert isinstance(transport, HttpTransport)
+    assert caplog.messages == [
+        "requests go through an aiohttp session: there is a proxy",
+        "requests go through an aiohttp session: aiohttp 3.15.0 is not known well enough",
+    ]
 
 
 async def test_bad_certificates_are_told_before_any_request(tmp_path):
