@@ -105,7 +105,7 @@ async def _ask_once(
             transport=transport,
             tokens=make_provider(options, transport),
             limiter=Limiter(1, max_hold=options.max_retry_after),
-            attempted=lambda _: None,
+            attempted=lambda *_: None,
             waits=lambda _: None,
         )
         outcome = await fetcher.fetch(value)

@@ -275,19 +275,24 @@ class Run:
 
     # Judgement
 
-    def _attempted(self, attempt: Attempt) -> None:
-        self._tally.attempted(attempt.seconds)
-        if isinstance(attempt.error, Transient):
-            pause = self._breaker.failed(time.monotonic())
-            if self._breaker.open:
-                self.stop(_unavailable(attempt.error, self._breaker))
-            elif pause:
-                self._limiter.strained()
-                self._limiter.hold(pause, "the server fails, probing again in")
-        elif attempt.error is None or isinstance(attempt.error, Refused):
+    def _attempted(
+        self, course_id: str, number: int, seconds: float, error: CourseError | None
+    ) -> None:
+        self._tally.attempted(seconds)
+        if error is None or isinstance(error, Refused):
             self._breaker.answered()
+        elif isinstance(error, Transient):
+            self._troubled(error)
         if self._hooks.attempt:
-            self._hooks.attempt(attempt)
+            self._hooks.attempt(Attempt(course_id, number, seconds, error))
+
+    def _troubled(self, error: Transient) -> None:
+        pause = self._breaker.failed(time.monotonic())
+        if self._breaker.open:
+            self.stop(_unavailable(error, self._breaker))
+        elif pause:
+            self._limiter.strained()
+            self._limiter.hold(pause, "the server fails, probing again in")
 
     def _waits(self, wait: Wait) -> None:
         self._tally.retried(wait.cause)
@@ -301,7 +306,8 @@ class Run:
         else:
             self._refused_in_a_row = 0
         self._tally.add(outcome)
-        self._check_errors()
+        if self._tally.courses > self._tally.fetched:
+            self._check_errors()
         if self._hooks.outcome:
             self._hooks.outcome(outcome)
         return outcome
@@ -326,7 +332,7 @@ class Run:
 
     def _check_errors(self) -> None:
         failed = self._tally.courses - self._tally.fetched
-        if failed and self._options.fail_fast:
+        if self._options.fail_fast:
             self.stop(StoppedEarly("stopped at the first course that failed, as fail_fast says"))
         if (text := self._options.max_errors) is None:
             return

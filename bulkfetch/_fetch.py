@@ -26,7 +26,7 @@ from bulkfetch._errors import (
     Transient,
     Unauthorized,
 )
-from bulkfetch._hooks import Attempt, Wait
+from bulkfetch._hooks import Wait
 from bulkfetch._model import Failed, Fetched
 from bulkfetch._pacing import retry_pause
 from bulkfetch._parser import Limits, ResponseParser
@@ -87,7 +87,7 @@ class Fetcher:
         transport: Transport,
         tokens: TokenProvider,
         limiter: Limiter,
-        attempted: Callable[[Attempt], None],
+        attempted: Callable[[str, int, float, CourseError | None], None],
         waits: Callable[[Wait], None],
         spool_directory: str | None = None,
         run_id: str = "",
@@ -178,7 +178,7 @@ class Fetcher:
         course.stale = False
         while True:
             course.rows.clear()
-            token = await self._token(course)
+            token = self._tokens.at_hand() or await self._token(course)
             spelling = self.spelling.current
             try:
                 await self._request(course, token, spelling)
@@ -194,7 +194,7 @@ class Fetcher:
             return await self._tokens.get()
         except Transient as error:  # counts as a request, so that the breaker sees it
             seconds = time.monotonic() - began
-            self._attempted(Attempt(course.course_id, course.attempts, seconds, error))
+            self._attempted(course.course_id, course.attempts, seconds, error)
             raise
 
     async def _mend(
@@ -220,7 +220,9 @@ class Fetcher:
         """Send one request within the limiter, and tell limiter, tally and hooks how it went."""
         body = Sealed(encode_request(self._method, token, course.course_id, spelling=spelling))
         error: CourseError | None = None
-        async with self._limiter:
+        if not self._limiter.enter_at_once():
+            await self._limiter.enter()
+        try:
             began = time.monotonic()
             self.in_flight.add(course.course_id)
             try:
@@ -235,7 +237,9 @@ class Fetcher:
                 self._limiter.succeeded(seconds)
             else:
                 self._lean_less(error)
-        self._attempted(Attempt(course.course_id, course.attempts, seconds, error))
+        finally:
+            self._limiter.leave()
+        self._attempted(course.course_id, course.attempts, seconds, error)
         if error is not None:
             raise error
 
@@ -272,7 +276,7 @@ class Fetcher:
         return ResponseParser(self._method, self._format.encoder(course_id, stamp), limits)
 
     async def _read(self, reply: Reply, parser: ResponseParser, rows: Spool) -> None:
-        began = time.monotonic()
+        began = None
         counted = 0
         while data := await reply.read():
             if parser.put(data):  # reading alone would not yield while data is there
@@ -281,7 +285,10 @@ class Fetcher:
                     rows.append(done, parser.rows - counted)
                     counted = parser.rows
                 await asyncio.sleep(0)
-            self._check_speed(parser.nbytes, time.monotonic() - began)
+            if began is None:
+                began = time.monotonic()
+            else:
+                self._check_speed(parser.nbytes, time.monotonic() - began)
         if done := parser.close():
             rows.append(done, parser.rows - counted)
 

@@ -103,18 +103,34 @@ class Limiter:
 
     async def __aenter__(self) -> None:
         """Wait for a slot, then for the time to start."""
-        if self._calm and self.in_flight < self.limit and not self._turns:
-            self.in_flight += 1
-        else:
-            await self._wait_for_slot()
-            try:
-                await self._wait_for_start()
-            except BaseException:
-                self._release()
-                raise
-        self.started += 1
+        if not self.enter_at_once():
+            await self.enter()
 
     async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    def enter_at_once(self) -> bool:
+        """Take a slot if nothing has to be waited for: no pace, no pause, nobody who came before.
+
+        Without the two coroutines of `async with`, which cost a small request half a percent.
+        """
+        if not self._calm or self.in_flight >= self.limit or self._turns:
+            return False
+        self.in_flight += 1
+        self.started += 1
+        return True
+
+    async def enter(self) -> None:
+        await self._wait_for_slot()
+        try:
+            await self._wait_for_start()
+        except BaseException:
+            self.leave()
+            raise
+        self.started += 1
+
+    def leave(self) -> None:
+        """Give the slot back."""
         self.in_flight -= 1
         if self._turns:
             self._give_out()
@@ -186,10 +202,6 @@ class Limiter:
             return f"the server strains: {self.limit} of {self._concurrency} at once"
         return "retry budget" if self._retries_waiting else None
 
-    def _release(self) -> None:
-        self.in_flight -= 1
-        self._give_out()
-
     def _give_out(self) -> None:
         while self._turns and self.in_flight < self.limit:
             turn = self._turns.popleft()
@@ -211,7 +223,7 @@ class Limiter:
                 with suppress(ValueError):  # passed over already
                     self._turns.remove(turn)
             else:
-                self._release()  # the slot came in the same moment
+                self.leave()  # the slot came in the same moment
             raise
         finally:
             self._add("slots", self._clock() - began)

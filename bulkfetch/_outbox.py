@@ -37,7 +37,7 @@ class Outbox:
 
     async def put(self, number: int, outcome: Outcome) -> None:
         """Add the outcome of id `number` (from 1); waits while there is no room."""
-        while self._full(number):
+        while self._crowded() and not self._due(number):
             self._room.clear()
             await self._room.wait()
         self._items[number] = outcome
@@ -114,10 +114,12 @@ class Outbox:
         if self._ended and not self._ready():
             raise self._error or StopAsyncIteration
 
-    def _full(self, number: int) -> bool:
-        if self._ordered and (number == self._next or self._error is not None):
-            return False
-        return len(self._items) >= _OUTBOX_COURSES or self._nbytes >= _OUTBOX_BYTES
+    def _crowded(self) -> bool:
+        return self._nbytes >= _OUTBOX_BYTES or len(self._items) >= _OUTBOX_COURSES
+
+    def _due(self, number: int) -> bool:
+        """Whether the consumer waits for this one, or for none any more."""
+        return self._ordered and (number == self._next or self._error is not None)
 
     async def _wait_for_many(self, deadline: float) -> None:
         self._news.clear()

@@ -90,6 +90,7 @@ class RowFormat:
         self._decimals: dict[str, str] = {}
         self._names = tuple(field.name for field in method.fields)
         self._shape = _Shape("", method.path[-1], self._names)
+        self._parameter = f"{{{_json(method.parameter)}:"
 
     def encoder(self, value: str | None, stamp: str = "") -> Encoder:
         """Return what encodes the records of the answer to one request.
@@ -99,7 +100,7 @@ class RowFormat:
         """
         head = "{"
         if self.method.parameter:
-            head = f"{{{_json(self.method.parameter)}:{_json(value)},"
+            head = f"{self._parameter}{_json(value)},"
         tail = f",{stamp}}}\n" if stamp else "}\n"
         return Encoder(self, head, tail)
 

@@ -52,8 +52,9 @@ class Spool:
 
     def clear(self) -> None:
         """Forget all rows: the course begins again."""
-        self.close()
-        self._rows = 0
+        if self._rows or self._held:
+            self.close()
+            self._rows = 0
 
     def __len__(self) -> int:
         return self._rows
@@ -64,7 +65,7 @@ class Spool:
         return self._held + (self._file.size if self._file else 0)
 
     def ndjson(self) -> Iterator[bytes]:
-        """Yield all bytes in order, whole rows or not, at most 1 MiB at a time."""
+        """Yield all bytes in order, whole rows or not, about 1 MiB at a time at most."""
         if self._file is not None:
             yield from self._file.blocks()
         if self._rows and not self._chunks and self._file is None:

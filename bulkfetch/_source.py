@@ -86,7 +86,8 @@ class Source:
         Raises ConfigurationError for an id no server could mean, and whatever the ids raise.
         """
         while self._left is None or self._left > 0:
-            course_id = await self._pull()
+            # Not one coroutine more than needed: this is the hot path.
+            course_id = await self._pull() if self._ids is None else next(self._ids, _END)
             if course_id is _END:
                 return None
             if not isinstance(course_id, str):
@@ -104,8 +105,6 @@ class Source:
         self._seen.close()
 
     async def _pull(self) -> object:
-        if self._ids is not None:
-            return next(self._ids, _END)
         async with self._turn:  # an async generator serves one at a time
             if self._async_ids is None or (self._left is not None and self._left <= 0):
                 return _END

@@ -35,6 +35,9 @@ _MAX_ANSWER: Final = 64 << 10
 class TokenProvider(Protocol):
     """Hands out the access token."""
 
+    def at_hand(self) -> Secret | None:
+        """Return the token if there is one that should be valid now."""
+
     async def get(self) -> Secret:
         """Return a token that should be valid now. Raises CourseError or ConfigurationError."""
 
@@ -67,6 +70,9 @@ class FixedToken:
     def __init__(self, token: Secret) -> None:
         self._token = token
 
+    def at_hand(self) -> Secret:
+        return self._token
+
     async def get(self) -> Secret:
         return self._token
 
@@ -94,15 +100,16 @@ class RenewedToken:
         self._renew_at = 0.0
         self._lock = asyncio.Lock()
 
+    def at_hand(self) -> Secret | None:
+        return self._token if self._clock() < self._renew_at else None
+
     async def get(self) -> Secret:
-        while self._token is None or self._clock() >= self._renew_at:
-            async with self._lock:
-                if self._token is None or self._clock() >= self._renew_at:
-                    asked = self._clock()
-                    self._token, lifetime = await self._fetch()
-                    self._renew_at = asked + lifetime - renewal_margin(lifetime)
-                return self._token
-        return self._token
+        async with self._lock:
+            if (token := self.at_hand()) is None:
+                asked = self._clock()
+                token, lifetime = await self._fetch()
+                self._token, self._renew_at = token, asked + lifetime - renewal_margin(lifetime)
+            return token
 
     async def renew(self, refused: Secret) -> None:
         async with self._lock:

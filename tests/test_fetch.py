@@ -11,6 +11,7 @@ from answers import GOOD, TORN, fault, options, scripted, statuses, users
 from bulkfetch import Failed, Fetched, Limiter, Refused, RunRefused, Secret, Transient, Unauthorized
 from bulkfetch._errors import LocalFault, StaleConnection
 from bulkfetch._fetch import Fetcher
+from bulkfetch._hooks import Attempt
 from bulkfetch._model import GET_FINAL_STATUSES
 from bulkfetch._token import FixedToken, RenewedToken
 from bulkfetch.testing import ScriptedReply, ScriptedTransport
@@ -72,7 +73,7 @@ async def fetch(*replies, tokens=None, course_id="c1", **changes):
         transport=transport,
         tokens=tokens or FixedToken(Secret("t")),
         limiter=limiter,
-        attempted=seen.attempts.append,
+        attempted=lambda *told: seen.attempts.append(Attempt(*told)),
         waits=seen.waits.append,
         run_id="run-7",
         sleep=sleep,
