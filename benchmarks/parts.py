@@ -103,7 +103,8 @@ def settle(job, begin) -> None:
     begin()
     sink.open()
     for start in range(0, job["count"], 500):
-        sink.commit(sink.prepare(list(_settled(start, min(start + 500, job["count"])))))
+        sink.write(sink.prepare(list(_settled(start, min(start + 500, job["count"])))))
+        sink.commit()
     sink.close()
 
 

@@ -1,14 +1,13 @@
-"""Whole courses that are committed together: what the journal says of them, and their rows.
+"""Whole courses on their way to the output: what the journal says of them, and their rows.
 
-Small courses are put together at once, by whoever has just made their rows; large ones, which may
-lie in files, pass through one block of memory that is used again.
+Small courses are gathered in pieces that stay in the processor's cache while their checksums are
+made; large ones, which may lie in files, pass through one block of memory that is used again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from zlib import crc32
+from typing import TYPE_CHECKING, Final
 
 from bulkfetch._journal import BLOCK, FailedCourse
 from bulkfetch._model import Failed, Fetched
@@ -19,16 +18,17 @@ if TYPE_CHECKING:
     from bulkfetch._journal import Course
     from bulkfetch._model import Outcome
 
+_PIECE: Final = 64 << 10
+
 
 @dataclass(slots=True)
 class Batch:
-    """Whole courses that are committed together; `data` are their rows with `crc`, if joined."""
+    """Whole courses that are written together; `pieces` are their rows, if they are at hand."""
 
     fetched: Sequence[Fetched]
     courses: Sequence[Course]
     failed: Sequence[FailedCourse]
-    data: bytes | None = None
-    crc: int = 0
+    pieces: Sequence[bytes] | None = None
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> Batch:
@@ -42,11 +42,22 @@ class Batch:
             failed = [FailedCourse.of(one) for one in outcomes if isinstance(one, Failed)]
         return cls(fetched, courses, failed)
 
-    def join(self) -> bytes:
-        """Put all rows together and note their CRC."""
-        data = b"".join([piece for course in self.fetched for piece in course.rows.ndjson()])
-        self.data, self.crc = data, crc32(data)
-        return data
+    def gather(self) -> Sequence[bytes]:
+        """Return all rows, those of small courses together in pieces of some 64 KiB; keep them."""
+        self.pieces = pieces = []
+        small: list[bytes] = []
+        held = 0
+        for course in self.fetched:
+            for piece in course.rows.ndjson():
+                small.append(piece)
+                held += len(piece)
+                if held >= _PIECE:
+                    pieces.append(b"".join(small))
+                    small.clear()
+                    held = 0
+        if small:
+            pieces.append(b"".join(small))
+        return pieces
 
 
 class Joiner:

@@ -1,8 +1,9 @@
-"""From course ids to a finished file: the engine's outcomes, committed in batches.
+"""From course ids to a finished file: the engine's outcomes, written in batches and committed.
 
-Outcomes are gathered up to 1 MiB or 200 ms and committed in a thread, while the workers go on. The
-sink is opened before the first request, so that a locked, full or foreign output costs the server
-nothing, and is closed whatever happens; what was committed is safe, and the next run goes on there.
+Outcomes are gathered up to 1 MiB and written in a thread, while the workers go on. After 200 ms or
+8 MiB what was written is committed, which syncs two files. The sink is opened before the first
+request, so that a locked, full or foreign output costs the server nothing, and is closed whatever
+happens; what was committed is safe, and the next run goes on there.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
     from bulkfetch._tally import State, Summary
     from bulkfetch._transport import Transport
 
-_BATCH_BYTES: Final = 1 << 20
-_BATCH_SECONDS: Final = 0.2
+_WRITE_BYTES: Final = 1 << 20
+_COMMIT_BYTES: Final = 8 << 20
+_COMMIT_SECONDS: Final = 0.2
 _NOTE_SECONDS: Final = 1.0
 
 _T = TypeVar("_T")
@@ -51,8 +53,9 @@ class Sink(Protocol):
     """Where committed courses go; one call at a time, and all but `prepare` block."""
 
     def open(self) -> Ledger: ...
-    def prepare(self, outcomes: Sequence[Outcome]) -> list[Batch]: ...
-    def commit(self, batches: Sequence[Batch]) -> None: ...
+    def prepare(self, outcomes: Sequence[Outcome]) -> Batch: ...
+    def write(self, batch: Batch) -> None: ...
+    def commit(self) -> None: ...
     def note(self, state: Mapping[str, object]) -> None: ...
     def finish(
         self, totals: Mapping[str, object], options: Mapping[str, object] | None = None
@@ -125,7 +128,7 @@ async def _fill(sink: Sink, setup: Setup, again: Container[str], monitor: Monito
     """Open the sink, run until every outcome is committed, publish; close it whatever happens."""
     async with AsyncExitStack() as stack:
         thread = stack.enter_context(ThreadPoolExecutor(1, "bulkfetch-commit"))
-        desk = _Desk(sink, thread, setup.hooks)
+        desk = _Desk(sink, thread, setup)
         stack.push_async_callback(desk.call, sink.close)
         ledger = await desk.call(sink.open)
         setup = replace(setup, settled=_settled(ledger, again), proven=ledger.fetched > 0)
@@ -163,73 +166,117 @@ def _make_sink(
     )
 
 
-@dataclass(slots=True)
 class _Desk:
-    """Gathers outcomes and has them committed, one batch at a time, in its own thread."""
+    """Gathers outcomes and has them written and committed, call by call, in its own thread."""
 
-    sink: Sink
-    thread: ThreadPoolExecutor
-    hooks: Hooks
-    noted: float = 0.0
+    def __init__(self, sink: Sink, thread: ThreadPoolExecutor, setup: Setup) -> None:
+        self._sink = sink
+        self._thread = thread
+        self._hooks = setup.hooks
+        self._each = setup.options.durability == "course"
+        self._noted = self._due = 0.0
+        self._pending = _Pending()
 
     async def write_all(self, run: Run) -> None:
         """Commit every outcome of the run; those before the run's own error too."""
         end: BaseException | None = None
         while end is None:
-            outcomes, end = await self._gather(run)
-            await self._commit(outcomes, run)
+            end = await self._write_until_due(run)
+            await self._commit(run)
         if not isinstance(end, StopAsyncIteration):
             raise end
 
-    async def _gather(self, run: Run) -> tuple[list[Outcome], BaseException | None]:
-        """Collect outcomes until there is 1 MiB, for 200 ms, or to the end, which comes along."""
+    async def _write_until_due(self, run: Run) -> BaseException | None:
+        """Write outcomes until a commit is due, or to the run's end, which is returned."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _BATCH_SECONDS
+        self._due = loop.time() + _COMMIT_SECONDS
+        while loop.time() < self._due and self._pending.nbytes < _COMMIT_BYTES:
+            outcomes, end = await self._gather(run)
+            await self._write(outcomes, run)
+            if end is not None:
+                return end
+        return None
+
+    async def _gather(self, run: Run) -> tuple[list[Outcome], BaseException | None]:
+        """Collect outcomes until there is 1 MiB or a commit is due; the run's end comes along."""
+        loop = asyncio.get_running_loop()
         gathered: list[Outcome] = []
-        room = _BATCH_BYTES
-        while room > 0 and loop.time() < deadline:
+        room = _WRITE_BYTES
+        while room > 0 and loop.time() < self._due:
             try:
-                outcomes, nbytes = await run.take(deadline, room)
+                outcomes, nbytes = await run.take(self._due, room)
             except Exception as end:  # noqa: BLE001 - raised by write_all
                 return gathered, end
             gathered += outcomes
             room -= nbytes
+            self._pending.nbytes += nbytes
         return gathered, None
 
-    async def _commit(self, outcomes: list[Outcome], run: Run) -> None:
+    async def _write(self, outcomes: list[Outcome], run: Run) -> None:
+        if self._each:
+            for outcome in outcomes:
+                await self._write_together([outcome])
+                await self._commit(run)
+        elif outcomes:
+            await self._write_together(outcomes)
+
+    async def _write_together(self, outcomes: list[Outcome]) -> None:
+        began = time.monotonic()
+        batch = self._sink.prepare(outcomes)
+        await self.call(self._sink.write, batch)
+        self._pending.add(batch, time.monotonic() - began)
+
+    async def _commit(self, run: Run) -> None:
         now = time.monotonic()
         state = None
-        if now - self.noted >= _NOTE_SECONDS:
-            self.noted, state = now, asdict(run.state)
-        elif not outcomes:
+        if now - self._noted >= _NOTE_SECONDS:
+            self._noted, state = now, asdict(run.state)
+        elif not self._pending.outcomes:
             return
-        batches = self.sink.prepare(outcomes)
-        await self.call(self._write, batches, state)
-        fetched = [course for batch in batches for course in batch.fetched]
-        if self.hooks.commit and outcomes:
-            rows = sum([len(course.rows) for course in fetched])
-            self.hooks.commit(Commit(len(fetched), rows, time.monotonic() - now))
-        for course in fetched:
-            course.rows.close()
+        await self.call(self._commit_and_note, state)
+        pending, self._pending = self._pending, _Pending()
+        if self._hooks.commit and pending.outcomes:
+            seconds = pending.seconds + time.monotonic() - now
+            self._hooks.commit(Commit(pending.courses, pending.rows, seconds))
 
-    def _write(self, batches: list[Batch], state: Mapping[str, object] | None) -> None:
-        self.sink.commit(batches)
+    def _commit_and_note(self, state: Mapping[str, object] | None) -> None:
+        self._sink.commit()
         if state is not None:
-            self.sink.note(state)
+            self._sink.note(state)
 
     def finish(self, run: Run, summary: Summary, options: Options) -> None:
         if summary.courses:
-            self.sink.note({**asdict(run.state), "latencies": run.latencies})
-        self.sink.finish(asdict(summary), public_options(options))
+            self._sink.note({**asdict(run.state), "latencies": run.latencies})
+        self._sink.finish(asdict(summary), public_options(options))
 
     async def call(self, function: Callable[..., _T], *args: object) -> _T:
         """Run a blocking call in the thread; it is waited for even when this task is cancelled."""
-        work = asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
+        work = asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             await asyncio.wait([work])
             raise
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What was written, or is about to be, since the last commit."""
+
+    nbytes: int = 0
+    outcomes: int = 0
+    courses: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+
+    def add(self, batch: Batch, seconds: float) -> None:
+        """Count what has been written, and let go of it."""
+        self.outcomes += len(batch.courses) + len(batch.failed)
+        self.courses += len(batch.courses)
+        self.rows += sum([course[1] for course in batch.courses])
+        self.seconds += seconds
+        for course in batch.fetched:
+            course.rows.close()
 
 
 def _final(summary: Summary, ledger: Ledger) -> Summary:

@@ -1,7 +1,7 @@
 """The rows of whole courses on their way to a file: compressed, written in full.
 
-A compressed file gets one gzip member or zstd frame per commit, so that a cut between two commits
-is a cut between two members. Memory stays at a few blocks, whatever the size of a course.
+A compressed file gets one gzip member or zstd frame per write, so that a cut between two commits is
+a cut between two members. Memory stays at a few blocks, whatever the size of a course.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Codec: TypeAlias = "Callable[[Iterable[Block]], Iterable[Block]]"
 
 
 def codec(path: str) -> Codec:
-    """Return what turns the rows of one commit into the file's bytes, by the name's suffix.
+    """Return what turns the rows of one write into the file's bytes, by the name's suffix.
 
-    The same rows give the same bytes. A commit without rows gives none.
+    The same rows give the same bytes. No rows give none.
     """
     if path.endswith(".gz"):
         # 31 asks for a gzip member; zlib leaves its time stamp at zero.

@@ -55,16 +55,18 @@ class PipeOutput:
         """Return a ledger in which nothing is settled; the sink counts in it."""
         return self._ledger
 
-    def prepare(self, outcomes: Sequence[Outcome]) -> list[Batch]:
-        """Make whole courses ready for `commit`."""
-        return [Batch.of(outcomes)]
+    def prepare(self, outcomes: Sequence[Outcome]) -> Batch:
+        """Make whole courses ready for `write`."""
+        return Batch.of(outcomes)
 
-    def commit(self, batches: Sequence[Batch]) -> None:
+    def write(self, batch: Batch) -> None:
         """Write whole courses."""
-        for batch in batches:
-            for block in self._joiner.blocks(batch.fetched):
-                self._write_block(self._shown(bytes(block)) if self._shown else block)
-            self._ledger.count(batch.courses, batch.failed)
+        for block in self._joiner.blocks(batch.fetched):
+            self._write_block(self._shown(bytes(block)) if self._shown else block)
+        self._ledger.count(batch.courses, batch.failed)
+
+    def commit(self) -> None:
+        """Do nothing: what a pipe has taken is gone."""
 
     def note(self, state: Mapping[str, object]) -> None:
         """Forget it: there is no journal."""

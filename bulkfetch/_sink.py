@@ -15,6 +15,7 @@ import stat
 import time
 import zlib
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,8 +48,21 @@ if TYPE_CHECKING:
     from bulkfetch._options import Durability
 
 _LONGEST_HEADER = 16 << 10
-_JOINED = 1 << 20
-"""Bytes of the largest course whose rows are put together with others' before they are written."""
+_AT_HAND = 1 << 20
+"""Bytes of the largest course whose rows are surely in memory."""
+
+
+@dataclass(slots=True)
+class _Written:
+    """What was written since the last commit: as a frame of the journal it counts."""
+
+    nbytes: int = 0
+    crc: int = 0
+    courses: list[Course] = field(default_factory=list)
+    failed: list[FailedCourse] = field(default_factory=list)
+
+    def frame(self, start: int, now: float) -> Commit:
+        return Commit(start, start + self.nbytes, self.crc, self.courses, self.failed, now)
 
 
 class JournaledFile:
@@ -60,7 +74,7 @@ class JournaledFile:
 
     `fingerprint` names what the bytes depend on (endpoint host, method, options), never the token;
     an output begun with another one is refused. A name ending in .gz or .zst is compressed, one
-    member per commit. Raises OutputError, OutputLocked, ConfigurationError.
+    member per write. Raises OutputError, OutputLocked, ConfigurationError.
     """
 
     def __init__(
@@ -85,6 +99,7 @@ class JournaledFile:
         self._plain = not self._layout.output.endswith((".gz", ".zst"))
         self._joiner = Joiner()
         self._digest = sha256()
+        self._written = _Written()
         self._ledger = Ledger()
         self._files: list[File] = []
         self._live = False
@@ -109,28 +124,38 @@ class JournaledFile:
         self._live = True
         return self._ledger
 
-    def prepare(self, outcomes: Sequence[Outcome]) -> list[Batch]:
-        """Make whole courses ready for the next `commit`; nothing here waits for the disk.
+    def prepare(self, outcomes: Sequence[Outcome]) -> Batch:
+        """Make whole courses ready for the next `write`; nothing here waits for the disk.
 
-        Joins rows and adds up checksums where the rows have just been made: in a thread that
-        contends for the interpreter with whoever makes the next ones it costs twice as much. Large
-        courses and compressed files are left to `commit`.
+        Adds up checksums while the rows are still in the processor's cache: a thread that contends
+        for the interpreter with whoever makes the next ones pays twice as much. Large courses and
+        compressed files are left to `write`.
         """
-        if self._durability == "course":
-            batches = [Batch.of([outcome]) for outcome in outcomes]
-        else:
-            batches = [Batch.of(outcomes)] if outcomes else []
-        small = all(one.rows.nbytes <= _JOINED for each in batches for one in each.fetched)
-        if small and self._plain:
-            for batch in batches:
-                self._digest.update(batch.join())
-        return batches
+        batch = Batch.of(outcomes)
+        if self._plain and all(one.rows.nbytes <= _AT_HAND for one in batch.fetched):
+            for piece in batch.gather():
+                self._digest.update(piece)
+                self._written.crc = zlib.crc32(piece, self._written.crc)
+        return batch
 
-    def commit(self, batches: Sequence[Batch]) -> None:
-        """Write what was prepared last; on return it is as safe as the durability says."""
+    def write(self, batch: Batch) -> None:
+        """Write the courses prepared last; nothing is promised before `commit`."""
         with self._alive():
-            for batch in batches:
-                self._commit(batch)
+            self._go_on()
+            if batch.fetched:
+                self._reopen()
+            if batch.pieces is None:
+                self._append(self._joiner.blocks(batch.fetched))
+            elif data := b"".join(batch.pieces):
+                self._data.append(data)
+                self._written.nbytes += len(data)
+            self._written.courses += batch.courses
+            self._written.failed += batch.failed
+
+    def commit(self) -> None:
+        """Journal what was written; on return it is as safe as the durability says."""
+        with self._alive():
+            self._commit()
 
     def note(self, state: Mapping[str, object]) -> None:
         """Journal a snapshot of progress, unless the output is finished."""
@@ -356,48 +381,36 @@ class JournaledFile:
         self._sync_names()
         self._published = False
 
-    def _commit(self, batch: Batch) -> None:
-        self._go_on()
-        if batch.fetched:
-            self._reopen()
-        if batch.data is None:
-            size, crc = self._append(self._joiner.blocks(batch.fetched))
-        else:
-            self._data.append(batch.data)
-            size, crc = len(batch.data), batch.crc
-        self._seal(size, crc, batch.courses, batch.failed)
-
-    def _append(self, blocks: Iterable[Block]) -> tuple[int, int]:
-        """Write a member of these rows; return its size and CRC."""
-        size = crc = 0
+    def _append(self, blocks: Iterable[Block]) -> None:
+        """Write a member of these rows."""
+        written = self._written
         for data in self._codec(blocks):
             self._data.append(data)
-            crc = zlib.crc32(data, crc)
+            written.crc = zlib.crc32(data, written.crc)
             self._digest.update(data)
-            size += len(data)
-        return size, crc
+            written.nbytes += len(data)
 
-    def _seal(
-        self, size: int, crc: int, courses: Sequence[Course], failed: Sequence[FailedCourse]
-    ) -> None:
-        """Journal what was appended, once it is safe."""
-        start, durable = self._ledger.end, self._durability != "none"
-        end = start + size
-        if durable and size:
+    def _commit(self) -> None:
+        written, durable = self._written, self._durability != "none"
+        if not (written.nbytes or written.courses or written.failed):
+            return
+        if durable and written.nbytes:
             self._data.sync_data()
-        self._journal.append(encode(Commit(start, end, crc, courses, failed, self._clock())))
+        self._journal.append(encode(written.frame(self._ledger.end, self._clock())))
         if durable:
             self._journal.sync_data()
-        self._ledger.end = end
-        self._ledger.count(courses, failed)
+        self._ledger.end += written.nbytes
+        self._ledger.count(written.courses, written.failed)
+        self._written = _Written()
 
     # Finishing
 
     def _complete(self, done: Done) -> None:
         self._go_on()
-        if not self._ledger.end:
+        if not (self._ledger.end or self._written.nbytes):
             # A compressed file without any member is no such file to the standard tools.
-            self._seal(*self._append([b""]), [], [])
+            self._append([b""])
+        self._commit()
         line = encode(done)
         self._data.sync()
         self._journal.append(line)

@@ -33,6 +33,12 @@ def timeout(course_id, message="no answer within 300 s"):
     return Failed(course_id, Transient("timeout", message), 6, 9.0)
 
 
+def commit_to(sink, outcomes):
+    """Do with outcomes what an export does."""
+    sink.write(sink.prepare(outcomes))
+    sink.commit()
+
+
 class Writer:
     """Runs on one output, their clock in the test's hand."""
 
@@ -57,7 +63,7 @@ class Writer:
 
             def commit(outcomes, *, seconds=1.0, limit=4):
                 self.now += seconds
-                sink.commit(sink.prepare(outcomes))
+                commit_to(sink, outcomes)
                 for outcome in outcomes:
                     tally.add(outcome)
                     tally.attempted(outcome.seconds)

@@ -1,7 +1,5 @@
 """From courses to what is committed together."""
 
-from zlib import crc32
-
 from bulkfetch import Failed, Fetched, Refused, _batch
 from bulkfetch._batch import Batch, Joiner
 from bulkfetch._rows import Spool
@@ -19,15 +17,18 @@ def test_what_the_journal_says():
     batch = Batch.of([course(b"x\n", "a"), failed, course(b"y\n", "c")])
     assert batch.courses == [("a", 1, 2, 0.123), ("c", 1, 2, 0.123)]
     assert [(one.course_id, one.attempts) for one in batch.failed] == [("b", 3)]
-    assert batch.data is None
+    assert batch.pieces is None
 
 
 def test_small_courses_are_put_together():
-    """Their rows follow each other in the order of the courses, with the CRC of all."""
-    batch = Batch.of([course(b"x\n", "a"), course(b"yy\n", "c")])
-    assert batch.join() == batch.data == b"x\nyy\n"
-    assert batch.crc == crc32(b"x\nyy\n")
-    assert Batch.of([]).join() == b""
+    """Their rows follow each other in the order of the courses; large pieces stay as they are."""
+    large = course(b"z" * (64 << 10))
+    batch = Batch.of([course(b"x\n", "a"), course(b"yy\n", "c"), large, large, course(b"w\n")])
+    pieces = batch.gather()
+    assert batch.pieces is pieces
+    assert b"".join(pieces) == b"x\nyy\n" + b"z" * (128 << 10) + b"w\n"
+    assert [len(piece) for piece in pieces] == [5 + (64 << 10), 64 << 10, 2]
+    assert list(Batch.of([]).gather()) == []
 
 
 def test_courses_share_a_block(monkeypatch):

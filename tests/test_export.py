@@ -372,8 +372,23 @@ async def test_a_disk_that_fails_in_mid_run_stops_it(out, monkeypatch):
     assert set(rows_of(out.read_bytes())) >= set(ids)
 
 
+@pytest.mark.parametrize(("durability", "least", "most"), [("course", 40, 40), ("batch", 2, 12)])
+async def test_syncs_per_durability(out, monkeypatch, durability, least, most):
+    """`course` syncs data and journal for each course, `batch` for many at once."""
+    synced = []
+
+    def sync(descriptor, real=POSIX.fdatasync):
+        synced.append(descriptor)
+        return real(descriptor)
+
+    monkeypatch.setattr(POSIX, "fdatasync", sync)
+    ids = [f"c{number}" for number in range(20)]
+    await export(ids, out, options(durability=durability), transport=by_course())
+    assert least <= len(synced) <= most
+
+
 async def test_a_slow_disk_slows_the_run(out, monkeypatch):
-    """While a commit lasts no more courses are fetched than a batch and the outbox hold."""
+    """While a sync lasts no more courses are fetched than a commit and the outbox hold."""
     real = POSIX.fdatasync
     release = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -384,16 +399,16 @@ async def test_a_slow_disk_slows_the_run(out, monkeypatch):
         return real(descriptor)
 
     monkeypatch.setattr(POSIX, "fdatasync", slow)
-    ids = [f"c{number}" for number in range(1_000)]
+    ids = [f"c{number}" for number in range(3_000)]
     task = asyncio.create_task(export(ids, out, options(), transport=transport))
-    for _ in range(60):
+    for _ in range(100):
         await asyncio.sleep(0.01)
     waiting = len(transport.requests)
     release.set()
     summary = await task
-    size = out.stat().st_size / 1_000
-    assert summary.output_courses == 1_000
-    assert 0 < waiting <= 2**20 / size + 2**21 / size + 8 + 2
+    size = out.stat().st_size / 3_000
+    assert summary.output_courses == 3_000
+    assert 0 < waiting <= (2**23 + 2**20 + 2**21) / size + 8 + 2
 
 
 async def test_a_quiet_run_notes_its_state(out, monkeypatch):

@@ -4,6 +4,7 @@ import contextlib
 
 import orjson
 import pytest
+from outputs import commit_to
 
 from bulkfetch._errors import OutputError, Transient
 from bulkfetch._inspect import read_frames, read_ledger, verify
@@ -30,9 +31,9 @@ def path(tmp_path):
     with contextlib.closing(sink_on(path)) as sink:
         sink.open()
         for batch in (range(8), range(8, 10), range(10, 12)):
-            sink.commit(sink.prepare([course(number) for number in batch]))
+            commit_to(sink, [course(number) for number in batch])
             sink.note({"fetched": batch.stop})
-        sink.commit(sink.prepare([Failed("bad", Transient("timeout", "no answer"))]))
+        commit_to(sink, [Failed("bad", Transient("timeout", "no answer"))])
         sink.finish({})
     return path
 
@@ -46,7 +47,7 @@ def test_beside_a_run(tmp_path):
     path = tmp_path / "out.ndjson"
     with contextlib.closing(sink_on(path)) as sink:
         sink.open()
-        sink.commit(sink.prepare([course(1), course(2)]))
+        commit_to(sink, [course(1), course(2)])
         sink.note({"n": 1})
         sink.note({"n": 2})
         with beside(path, ".journal").open("ab") as writing:
@@ -124,8 +125,8 @@ def test_course_committed_twice(tmp_path):
     path = tmp_path / "out.ndjson"
     with contextlib.closing(sink_on(path)) as sink:
         sink.open()
-        sink.commit(sink.prepare([course(1, course_id="again"), course(2)]))
-        sink.commit(sink.prepare([course(3, course_id="again")]))
+        commit_to(sink, [course(1, course_id="again"), course(2)])
+        commit_to(sink, [course(3, course_id="again")])
     assert verify(path) == ["committed twice: courses again"]
 
 

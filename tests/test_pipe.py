@@ -5,6 +5,7 @@ import hashlib
 import os
 
 import pytest
+from outputs import commit_to
 
 from bulkfetch._errors import OutputClosed, OutputError, Transient
 from bulkfetch._model import Failed, Fetched
@@ -29,9 +30,9 @@ def test_whole_courses():
     reader, writer = os.pipe()
     sink = PipeOutput(writer, fingerprint={}, run_id="r", clock=lambda: 5.0)
     assert not sink.open().settled
-    sink.commit(sink.prepare(outcomes()))
+    commit_to(sink, outcomes())
     sink.note({"done": 3})
-    sink.commit(sink.prepare([course("4", b"c\n", 1)]))
+    commit_to(sink, [course("4", b"c\n", 1)])
     manifest = sink.finish({"seconds": 1.0}, {"rate": 2})
     sink.close()
     os.close(writer)
@@ -49,7 +50,7 @@ def test_reader_gone():
     os.close(reader)
     sink = PipeOutput(writer, fingerprint={}, run_id="r")
     with pytest.raises(OutputClosed) as caught:
-        sink.commit(sink.prepare(outcomes()))
+        commit_to(sink, outcomes())
     assert caught.value.exit_code == 141
     os.close(writer)
 
@@ -62,4 +63,4 @@ def test_other_errors():
 
     sink = PipeOutput(1, fingerprint={}, run_id="r", write=write)
     with pytest.raises(OutputError, match="output pipe: the disk is full"):
-        sink.commit(sink.prepare(outcomes()))
+        commit_to(sink, outcomes())
