@@ -146,9 +146,9 @@ class JournaledFile:
                 self._reopen()
             if batch.pieces is None:
                 self._append(self._joiner.blocks(batch.fetched))
-            elif data := b"".join(batch.pieces):
-                self._data.append(data)
-                self._written.nbytes += len(data)
+            elif batch.pieces:
+                self._data.append(*batch.pieces)
+                self._written.nbytes += sum(map(len, batch.pieces))
             self._written.courses += batch.courses
             self._written.failed += batch.failed
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 from bulkfetch._errors import OutputError
 from bulkfetch._journal import BLOCK
 from bulkfetch._layout import failure, failures
-from bulkfetch._members import write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from bulkfetch._members import Block
 
@@ -31,7 +30,7 @@ class System(Protocol):
 
     def open(self, path: str, flags: int, mode: int, /) -> int: ...
     def close(self, fd: int, /) -> None: ...
-    def write(self, fd: int, data: memoryview, /) -> int: ...
+    def writev(self, fd: int, blocks: Sequence[Block], /) -> int: ...
     def pread(self, fd: int, length: int, offset: int, /) -> bytes: ...
     def fsync(self, fd: int, /) -> None: ...
     def fdatasync(self, fd: int, /) -> None: ...
@@ -49,7 +48,7 @@ class Posix:
 
     open = staticmethod(os.open)
     close = staticmethod(os.close)
-    write = staticmethod(os.write)
+    writev = staticmethod(os.writev)
     pread = staticmethod(os.pread)
     fsync = staticmethod(os.fsync)
     fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))
@@ -95,9 +94,14 @@ class File:
                 if error.errno not in {errno.EPERM, errno.ENOTSUP}:
                     raise failure(error, f"make {self.path} private") from error
 
-    def append(self, data: Block) -> None:
-        with failures(f"write {len(data)} bytes to {self.path}"):
-            write_all(self._system.write, self.fd, data)
+    def append(self, *blocks: Block) -> None:
+        """Write all of them, in one call if the system takes so much; 1,024 at the most."""
+        size = sum(map(len, blocks))
+        with failures(f"write {size} bytes to {self.path}"):
+            written = self._system.writev(self.fd, blocks)
+            while written < size:
+                rest = memoryview(b"".join(blocks))[written:]
+                written += self._system.writev(self.fd, (rest,))
 
     def read(self, length: int, offset: int) -> bytes:
         with failures(f"read {self.path}"):

@@ -137,9 +137,9 @@ class FakeOS:
         if inode is not None and self.locks.get(inode.number) == fd:
             del self.locks[inode.number]
 
-    def write(self, fd, data):
+    def writev(self, fd, blocks):
         action = self._enter("write")
-        data = bytes(data)
+        data = b"".join(blocks)
         taken = data[: (len(data) + 1) // 2] if action in {"short", "torn"} else data
         inode = self.fds[fd]
         inode.pending.append(("write", len(inode.data), taken))

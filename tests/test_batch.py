@@ -22,12 +22,12 @@ def test_what_the_journal_says():
 
 def test_small_courses_are_put_together():
     """Their rows follow each other in the order of the courses; large pieces stay as they are."""
-    large = course(b"z" * (64 << 10))
+    large = course(b"z" * (32 << 10))
     batch = Batch.of([course(b"x\n", "a"), course(b"yy\n", "c"), large, large, course(b"w\n")])
     pieces = batch.gather()
     assert batch.pieces is pieces
-    assert b"".join(pieces) == b"x\nyy\n" + b"z" * (128 << 10) + b"w\n"
-    assert [len(piece) for piece in pieces] == [5 + (64 << 10), 64 << 10, 2]
+    assert b"".join(pieces) == b"x\nyy\n" + b"z" * (64 << 10) + b"w\n"
+    assert [len(piece) for piece in pieces] == [5 + (32 << 10), 32 << 10, 2]
     assert list(Batch.of([]).gather()) == []
 
 

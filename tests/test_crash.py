@@ -155,7 +155,7 @@ def test_f63_f65_errors_at_every_call(victims, folders, durability):
 def half_done(victims, folders):
     """Leave what a run leaves that is killed in the middle, with a torn line and half a row."""
     output = folders.fresh()
-    end = victims.run(output, inject=f"write:{KILL}:when=12")
+    end = victims.run(output, inject=f"writev:{KILL}:when=12")
     assert end.was_killed
     assert read_ledger(output).fetched > 3
     for suffix, torn in ((".journal", b'0123abcd {"commit":{"start":'), (".part", b'{"cont')):

@@ -33,7 +33,7 @@ from bulkfetch.testing import ScriptedReply, ScriptedTransport
 REFUSED = "c7"
 SUFFIXES = ("", ".part", ".journal", ".failed.ndjson", ".manifest.json")
 CALLS = {
-    "write": "write",
+    "write": "writev",
     "fdatasync": "fdatasync",
     "fsync": "fsync",
     "open": "openat",
@@ -163,7 +163,7 @@ class Victims:
     def run(self, output, *, count=30, inject=None, kill_after=None, **order):
         """Run one export to its end, whatever that is.
 
-        `inject` is what strace takes, as in "write:signal=KILL:when=3", counted over calls on the
+        `inject` is what strace takes, as in "writev:signal=KILL:when=3", counted over calls on the
         output alone; `kill_after` kills after so many seconds.
         """
         child = self._ask({"output": str(output), "ids": ids(count)} | order)
