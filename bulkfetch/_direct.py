@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ class DirectTransport:
         self._under_way: set[_Exchange] = set()
         self._watch: asyncio.TimerHandle | None = None
         self._room = memoryview(bytearray(PIECE))
-        self.now = self._loop.time
+        self.now = time.monotonic
         self.total, self.silence = options.timeout, options.read_timeout
         self.max_ratio = options.max_ratio
         self._connecting = aiohttp.ClientTimeout(

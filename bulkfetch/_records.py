@@ -91,6 +91,9 @@ class RowFormat:
         self._names = tuple(field.name for field in method.fields)
         self._shape = _Shape("", method.path[-1], self._names)
         self._parameter = f"{{{_json(method.parameter)}:"
+        known = method is GET_FINAL_STATUSES
+        self.one = self._final_status if known else self._any_record
+        """Encodes one record, whatever its shape."""
 
     def encoder(self, value: str | None, stamp: str = "") -> Encoder:
         """Return what encodes the records of the answer to one request.
@@ -103,12 +106,6 @@ class RowFormat:
             head = f"{self._parameter}{_json(value)},"
         tail = f",{stamp}}}\n" if stamp else "}\n"
         return Encoder(self, head, tail)
-
-    def one(self, record: _Element, head: str, tail: str) -> str:
-        """Encode one record, whatever its shape."""
-        if self.method is GET_FINAL_STATUSES:
-            return self._final_status(record, head, tail)
-        return self._any_record(record, head, tail)
 
     def all(self, holder: _Element, count: int, head: str, tail: str) -> str | None:
         """Encode the first `count` records of a list in bulk; None: look at each of them."""
