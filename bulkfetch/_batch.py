@@ -1,7 +1,7 @@
 """Whole courses on their way to the output: what the journal says of them, and their rows.
 
-Small courses are gathered in pieces that stay in the processor's cache while their checksums are
-made; large ones, which may lie in files, pass through one block of memory that is used again.
+Rows in memory are gathered in pieces that stay in the processor's cache while their checksums are
+made; large courses lie in files, and pass through one block of memory that is used again.
 """
 
 from __future__ import annotations

@@ -142,8 +142,8 @@ class Run:
     async def take(self, deadline: float, nbytes: int) -> tuple[list[Outcome], int]:
         """Return the outcomes there are at the deadline (loop time), or many before it.
 
-        With the bytes of their rows, at most `nbytes` and one outcome. Raises StopAsyncIteration
-        at the end, or what stopped the run.
+        Also returns how many bytes their rows have; stops with the outcome that reaches `nbytes`.
+        Raises StopAsyncIteration at the end, or what stopped the run.
         """
         return await self._outbox.take(deadline, nbytes)
 

@@ -36,7 +36,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What reached the disk: courses, rows, seconds it took."""
+    """What reached the disk: courses, rows, seconds that writing and syncing them took."""
 
     courses: int
     rows: int

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 BLOCK = 1 << 20
-"""Bytes read, and at most written, at once."""
+"""Bytes read at once, and written at once of a large course."""
 
 Course: TypeAlias = tuple[str, int, int, float]
 """Of a fetched course: its id, rows, attempts, seconds."""

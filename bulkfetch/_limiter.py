@@ -1,4 +1,4 @@
-"""Slots, pace and pauses for the requests to one server: `async with limiter` around each.
+"""Slots, pace and pauses for the requests to one server: enter before each, leave after it.
 
 The arithmetic is in `_pacing`; here are the clock, the waiting, and the count of what is under
 way. Slots are given out in the order of asking. Every wait may be cancelled: the slot is handed
@@ -121,6 +121,7 @@ class Limiter:
         return True
 
     async def enter(self) -> None:
+        """Wait for a slot, then for the time to start; call it when `enter_at_once` says no."""
         await self._wait_for_slot()
         try:
             await self._wait_for_start()

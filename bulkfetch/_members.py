@@ -1,4 +1,4 @@
-"""The rows of whole courses on their way to a file: compressed, written in full.
+"""The rows of whole courses compressed on their way to a file.
 
 A compressed file gets one gzip member or zstd frame per write, so that a cut between two commits is
 a cut between two members. Memory stays at a few blocks, whatever the size of a course.
@@ -18,8 +18,8 @@ Block: TypeAlias = bytes | memoryview
 Codec: TypeAlias = "Callable[[Iterable[Block]], Iterable[Block]]"
 
 
-def codec(path: str) -> Codec:
-    """Return what turns the rows of one write into the file's bytes, by the name's suffix.
+def codec(path: str) -> Codec | None:
+    """Return what compresses the rows of one write, by the name's suffix; None if nothing does.
 
     The same rows give the same bytes. No rows give none.
     """
@@ -29,14 +29,7 @@ def codec(path: str) -> Codec:
     if path.endswith(".zst"):
         compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
         return lambda rows: _compressed(compressor.compressobj(), rows)
-    return lambda rows: filter(None, rows)
-
-
-def write_all(write: Callable[[int, memoryview], int], fd: int, data: Block) -> None:
-    """Write all of the data, however little each call takes."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[write(fd, rest) :]
+    return None
 
 
 def _compressed(compressor: Any, rows: Iterable[Block]) -> Iterator[bytes]:

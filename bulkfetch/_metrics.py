@@ -78,7 +78,7 @@ class Metrics:
         )
         self._committed = Histogram(
             "bulkfetch_commit_duration_seconds",
-            "Time to bring a batch of courses to the disk.",
+            "Time to write the courses of one commit and to bring them to the disk.",
             buckets=_BUCKETS[:9],
             registry=counts,
         )

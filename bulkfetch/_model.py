@@ -7,7 +7,7 @@ All are frozen records. A course ends in exactly one `Outcome`: `Fetched` with a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -90,6 +90,10 @@ class ContentItem:
     title: str | None = None
     type: str | None = None
     extra: Mapping[str, object] | None = None
+
+
+IN_MEMORY: Final = 1 << 20
+"""Bytes of rows up to which those of a course are kept in memory."""
 
 
 class Rows(Protocol):

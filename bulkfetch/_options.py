@@ -236,7 +236,7 @@ class Options:
     )
     # Output
     durability: Durability = setting(
-        "When data is forced to disk: with each batch of courses, each course, or at the end.",
+        "When data is forced to disk: with each commit (200 ms or 8 MiB), each course, the end.",
         default="batch",
         metavar="batch|course|none",
         group="Output",

@@ -56,8 +56,8 @@ class Outbox:
     async def take(self, deadline: float, nbytes: int) -> tuple[list[Outcome], int]:
         """Return what is there at the deadline (loop time), or before it if that is a lot.
 
-        With the bytes of its rows: no more than `nbytes` and one outcome. At the end raises. A task
-        that is woken for every outcome costs a small course some 3 % of its time.
+        Also returns how many bytes their rows have; stops with the outcome that reaches `nbytes`.
+        At the end raises. A task that is woken for every outcome costs a small course some 3 %.
         """
         if not self._enough():
             self._check_end()

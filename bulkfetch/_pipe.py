@@ -15,7 +15,6 @@ from bulkfetch._batch import Batch, Joiner
 from bulkfetch._errors import OutputClosed
 from bulkfetch._journal import Done, Header, Ledger
 from bulkfetch._layout import failure
-from bulkfetch._members import write_all
 from bulkfetch._text import harmless_rows
 
 if TYPE_CHECKING:
@@ -82,8 +81,10 @@ class PipeOutput:
         """Leave the descriptor to its owner."""
 
     def _write_block(self, block: Block) -> None:
+        rest = memoryview(block)
         try:
-            write_all(self._write, self._fd, block)
+            while rest:  # a pipe takes what it has room for
+                rest = rest[self._write(self._fd, rest) :]
         except BrokenPipeError:
             raise OutputClosed("the reader of the output went away") from None
         except OSError as error:

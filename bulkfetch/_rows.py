@@ -14,12 +14,11 @@ import orjson
 
 from bulkfetch._journal import lines
 from bulkfetch._layout import failures
-from bulkfetch._model import FinalStatus
+from bulkfetch._model import IN_MEMORY, FinalStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BOUND = 1 << 20
 _PIECE = 256 << 10
 """Bytes written to and read from the file at once."""
 _NAMES = ("contentItemId", "userId", "status", "progress")
@@ -34,7 +33,7 @@ class Spool:
 
     __slots__ = ("_bound", "_chunks", "_directory", "_file", "_held", "_rows")
 
-    def __init__(self, directory: str | None = None, *, bound: int = BOUND) -> None:
+    def __init__(self, directory: str | None = None, *, bound: int = IN_MEMORY) -> None:
         self._directory = directory
         self._bound = bound
         self._chunks: list[bytes] = []

@@ -3,7 +3,8 @@
 Data are written and synced before the journal's line that speaks of them, and that line is synced
 before anything is called done; so whatever is cut off, the journal never promises what the disk
 does not hold, and the next run keeps the longest prefix whose every CRC fits. After any error the
-sink is dead: it writes nothing more, for a failed fsync cannot be repeated. Blocking; one writer.
+sink is dead: it writes nothing more, for a failed fsync cannot be repeated. One call at a time,
+each `prepare` followed by its `write`; all but `prepare` block.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from bulkfetch._journal import (
 )
 from bulkfetch._layout import Layout, failures, locate
 from bulkfetch._members import codec
+from bulkfetch._model import IN_MEMORY
 from bulkfetch._system import POSIX, File, System
 
 if TYPE_CHECKING:
@@ -48,8 +50,6 @@ if TYPE_CHECKING:
     from bulkfetch._options import Durability
 
 _LONGEST_HEADER = 16 << 10
-_AT_HAND = 1 << 20
-"""Bytes of the largest course whose rows are surely in memory."""
 
 
 @dataclass(slots=True)
@@ -96,7 +96,6 @@ class JournaledFile:
         self._system = system
         self._clock = clock
         self._codec = codec(self._layout.output)
-        self._plain = not self._layout.output.endswith((".gz", ".zst"))
         self._joiner = Joiner()
         self._digest = sha256()
         self._written = _Written()
@@ -125,18 +124,20 @@ class JournaledFile:
         return self._ledger
 
     def prepare(self, outcomes: Sequence[Outcome]) -> Batch:
-        """Make whole courses ready for the next `write`; nothing here waits for the disk.
+        """Make whole courses, a few MiB at most, ready for the `write` that follows.
 
-        Adds up checksums while the rows are still in the processor's cache: a thread that contends
-        for the interpreter with whoever makes the next ones pays twice as much. Large courses and
-        compressed files are left to `write`.
+        Nothing here waits for the disk. Adds up checksums while the rows are still in the
+        processor's cache: a thread that contends for the interpreter with whoever makes the next
+        ones pays twice as much. A batch with a large course, and any of a compressed file, is left
+        to `write`.
         """
-        batch = Batch.of(outcomes)
-        if self._plain and all(one.rows.nbytes <= _AT_HAND for one in batch.fetched):
-            for piece in batch.gather():
-                self._digest.update(piece)
-                self._written.crc = zlib.crc32(piece, self._written.crc)
-        return batch
+        with self._alive():
+            batch = Batch.of(outcomes)
+            if self._codec is None and all(c.rows.nbytes <= IN_MEMORY for c in batch.fetched):
+                for piece in batch.gather():
+                    self._digest.update(piece)
+                    self._written.crc = zlib.crc32(piece, self._written.crc)
+            return batch
 
     def write(self, batch: Batch) -> None:
         """Write the courses prepared last; nothing is promised before `commit`."""
@@ -384,7 +385,7 @@ class JournaledFile:
     def _append(self, blocks: Iterable[Block]) -> None:
         """Write a member of these rows."""
         written = self._written
-        for data in self._codec(blocks):
+        for data in self._codec(blocks) if self._codec else blocks:
             self._data.append(data)
             written.crc = zlib.crc32(data, written.crc)
             self._digest.update(data)
@@ -407,7 +408,7 @@ class JournaledFile:
 
     def _complete(self, done: Done) -> None:
         self._go_on()
-        if not (self._ledger.end or self._written.nbytes):
+        if self._codec and not (self._ledger.end or self._written.nbytes):
             # A compressed file without any member is no such file to the standard tools.
             self._append([b""])
         self._commit()

@@ -106,7 +106,8 @@ class Source:
 
     async def _pull(self) -> object:
         async with self._turn:  # an async generator serves one at a time
-            if self._async_ids is None or (self._left is not None and self._left <= 0):
+            assert self._async_ids is not None
+            if self._left is not None and self._left <= 0:
                 return _END
             return await anext(self._async_ids, _END)
 

@@ -1,6 +1,6 @@
 """Where access tokens come from: given, a file, a command, or the token endpoint.
 
-Every provider has the same two calls. However many requests ask at once, a token is fetched once:
+Every provider has the same three calls. However many requests ask at once, a token is fetched once:
 all wait for the same fetch (single flight). Tokens of the endpoint are renewed some time before
 they expire, since a long run outlives them.
 """

@@ -5,7 +5,7 @@ import gzip
 import pytest
 import zstandard
 
-from bulkfetch._members import codec, write_all
+from bulkfetch._members import codec
 
 
 def unpack(suffix, data):
@@ -44,19 +44,5 @@ def test_members_are_streamed(suffix):
 
 
 def test_plain_rows():
-    """Any other name leaves the rows as they are, empty blocks left out."""
-    assert list(codec("out.ndjson")([b"a", b"", b"b"])) == [b"a", b"b"]
-
-
-def test_write_all():
-    """Writes that take a little each are repeated until all is written."""
-    taken = []
-
-    def write(fd, data):
-        taken.append((fd, bytes(data[:3])))
-        return len(taken[-1][1])
-
-    write_all(write, 7, b"12345678")
-    assert taken == [(7, b"123"), (7, b"456"), (7, b"78")]
-    write_all(write, 7, b"")
-    assert len(taken) == 3
+    """Any other name is not compressed."""
+    assert codec("out.ndjson") is None

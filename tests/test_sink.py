@@ -27,6 +27,7 @@ from bulkfetch._errors import (
     RunRefused,
     Transient,
 )
+from bulkfetch._inspect import verify
 from bulkfetch._journal import FORMAT, Header, encode, frames, replay
 from bulkfetch._model import Failed, Fetched
 from bulkfetch._rows import Spool
@@ -90,7 +91,11 @@ def run(system, ids=IDS, *, passing=True, acknowledged=None, **options):
         todo = [course_id for course_id in ids if course_id not in ledger.settled]
         for at in range(0, len(todo), 3):
             batch = [outcome_of(course_id, passing=passing) for course_id in todo[at : at + 3]]
-            commit_to(sink, batch)
+            for outcome in batch:  # several writes a commit
+                sink.write(sink.prepare([outcome]))
+                if options.get("durability") == "course":
+                    sink.commit()
+            sink.commit()
             if acknowledged is not None:
                 acknowledged.update(outcome.course_id for outcome in batch)
                 acknowledged.discard("c7")  # failed in passing
@@ -265,6 +270,31 @@ def test_many_writes_share_a_commit():
     sink.close()
     run(system)
     check(system)
+
+
+def test_courses_of_all_sizes_share_a_commit(tmp_path):
+    """Rows in memory and rows in files follow each other; the checksums are those of the whole."""
+    path = tmp_path / "out.ndjson"
+    sink = JournaledFile(path, fingerprint={}, run_id="r")
+    sink.open()
+    for number, sizes in enumerate([(1,), (1, 20_000, 1), (0, 2), (12_000,), (3,)]):
+        courses = [(f"c{number}-{at}", size) for at, size in enumerate(sizes)]
+        outcomes = []
+        for course_id, size in courses:
+            spool = Spool()
+            for user in range(size):
+                row = {"contentItemId": course_id, "userId": f"{user:060}"}
+                spool.append(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE), 1)
+            outcomes.append(Fetched(course_id, spool))
+        sink.write(sink.prepare(outcomes))
+        if number == 2:
+            sink.commit()
+    sink.commit()
+    manifest = sink.finish({})
+    sink.close()
+    assert manifest.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert manifest.rows == path.read_bytes().count(b"\n") == 32_008
+    assert verify(path) == []
 
 
 def test_what_was_written_is_not_yet_committed():
@@ -970,6 +1000,8 @@ def test_rows_that_break_in_mid_commit():
     closed.rows.close()
     with pytest.raises(ValueError, match="closed"):
         commit_to(sink, [outcome_of("c1"), closed])
+    with pytest.raises(OutputError, match="given up after an error"):
+        commit_to(sink, [outcome_of("c1")])
     sink.close()
     system.restart()
     run(system)

@@ -96,7 +96,8 @@ def _attempt(order):
     import bulkfetch._export
 
     # 30 small courses would be one commit; so they are about ten.
-    bulkfetch._export._WRITE_BYTES = bulkfetch._export._COMMIT_BYTES = order.get("batch", 600)
+    bulkfetch._export._COMMIT_BYTES = order.get("batch", 600)
+    bulkfetch._export._WRITE_BYTES = order.get("batch", 600) // 3  # a few writes a commit
     if limit := order.get("fsize"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

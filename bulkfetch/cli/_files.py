@@ -41,7 +41,7 @@ def writing(path: str, *, overwrite: bool) -> Iterator[Callable[[Iterable[bytes]
         fd = os.open(temporary, flags, 0o600)
         try:
             with os.fdopen(fd, "wb") as file:
-                yield lambda blocks: file.writelines(compressed(blocks))
+                yield lambda blocks: file.writelines(compressed(blocks) if compressed else blocks)
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
