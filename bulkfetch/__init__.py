@@ -9,7 +9,8 @@ Where things live, from the ground up; a file imports lower floors only:
 1 pure       on the wire: _protocol _parser _records _gunzip; pace: _pacing _adaptive; output:
              _journal _layout _members; counts: _tally _hooks; pictures: _charts _latency _timeline
 2 hands      server: _transport _direct _plain _token _limiter; ids: _ids _source; output: _rows
-             _outbox _system _sink _pipe _inspect; settings: _settings; rows read again: _survey
+             _outbox _batch _system _sink _pipe _inspect; settings: _settings; rows read again:
+             _survey
 3 machine    _fetch (one course), _engine (all of them), _export (into a file), _discover
 4 people     cli _progress _report _report_page _metrics _tracing _bench testing
 """
