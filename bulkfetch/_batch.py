@@ -62,10 +62,10 @@ class Batch:
 
 
 class Joiner:
-    """Joins the rows of small courses, so that few large writes are made.
+    """Passes the rows of any courses on in blocks of at most 1 MiB, small ones together.
 
-    Its blocks of at most 1 MiB all lie in the same memory, which is cheaper than fresh pages for
-    each: a block is good until the next one is asked for.
+    All blocks lie in the same memory, which is cheaper than fresh pages for each: a block is good
+    until the next one is asked for.
     """
 
     def __init__(self) -> None:
