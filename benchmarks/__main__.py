@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks import generator, report
+from benchmarks import generator, report, shards
 from benchmarks.clients import CLIENTS, CONNECTIONS, Client
 from benchmarks.endpoint import Ceiling, Endpoint, ceiling, serving
 from benchmarks.machine import (
@@ -31,6 +31,7 @@ from benchmarks.machine import (
     versions,
 )
 from benchmarks.report import Cell, Run
+from bulkfetch.cli.measure import way_of
 from bulkfetch.testing._wsdl import wsdl
 
 RESULTS = Path(__file__).parent / "results"
@@ -42,7 +43,7 @@ FULL_CELLS = (
     Cell(100_000),  # takes longest, so that running out of time costs only rounds of it
 )
 QUICK_CELLS = (Cell(30), Cell(3000))
-_COMPRESSED = {"export", "export+uvloop", "stream", "aiohttp tuned", "aiohttp iterparse"}
+_COMPRESSED = {"export", "stream", "aiohttp tuned", "aiohttp iterparse"}
 _LATE = {*_COMPRESSED, "requests", "zeep"}
 """Who takes part where bodies are compressed or late, unless clients are asked for by name."""
 _LARGE = 100_000
@@ -138,6 +139,7 @@ class Bench:
         try:
             done = measure(f"benchmarks.clients:{client.function}", job, core=self.cores.client)
             generator.verify(output, generator.course_ids(count), cell.rows)
+            way = way_of(str(output)) if client.name == report.SUBJECT else None
         except (ChildError, ValueError) as error:
             return Run(client.name, cell, number, count, error=str(error))
         finally:
@@ -145,7 +147,7 @@ class Bench:
                 path.unlink()
         return Run(
             client.name, cell, number, count,
-            seconds=done.seconds, cpu=done.cpu, idle=done.idle, peak=done.peak,
+            seconds=done.seconds, cpu=done.cpu, idle=done.idle, peak=done.peak, way=way,
         )  # fmt: skip
 
 
@@ -161,6 +163,8 @@ def main() -> int:
         for name, version in (versions() | tools()).items():
             print(f"{name:<12} {version or 'not installed'}")
         return 0
+    if given.shards:
+        return shards.run(given, _shards_path(given))
     end_with_signals()
     plan = _plan(given)
     _tell_missing()
@@ -220,6 +224,14 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="rounds a cell (5, quick 3; large courses 3)")
     parser.add_argument("--seconds", type=float, help="target time of one run (2, quick 0.4)")
+    parser.add_argument(
+        "--shards",
+        action="store_true",
+        help="one process against two shards instead; --only takes sizes, ways and 'many'",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=70.0, help="of --shards: begin no round that ends later"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="where the raw results go")
     parser.add_argument("--versions", action="store_true", help="name the versions and leave")
     return parser.parse_args()
@@ -264,6 +276,12 @@ def _tell_missing() -> None:
         print(f"without {' and '.join(lacking)}; to have both: apt install nginx-light wrk")
     if missing or lacking:
         print()
+
+
+def _shards_path(given: argparse.Namespace) -> Path | None:
+    if given.json is None and not (given.quick or given.only):
+        return RESULTS / time.strftime("%Y-%m-%dT%H%M-shards.json")
+    return given.json
 
 
 def _path(given: argparse.Namespace, facts: dict[str, object]) -> Path | None:

@@ -58,7 +58,6 @@ class Client:
 
 CLIENTS = (
     Client("export", "export", 90, 2.6),
-    Client("export+uvloop", "export_uvloop", 90, 2.6, ("uvloop",)),
     Client("stream", "stream", 80, 2.4),
     Client("bare loop", "bare_loop", 65, 2.5),
     Client("aiohttp tuned", "aiohttp_tuned", 150, 3),
@@ -85,21 +84,15 @@ def options(job, **others):
     return Options(**settings, **others)
 
 
-def export(job, begin, run=asyncio.run) -> None:
+def export(job, begin) -> None:
     import bulkfetch
 
     setup = options(job)
     ids = course_ids(job["count"])
     work, output = bulkfetch.export, job["output"]
     begin()
-    summary = run(work(ids, output, setup))
+    summary = asyncio.run(work(ids, output, setup))
     assert summary.fetched == len(ids), summary
-
-
-def export_uvloop(job, begin) -> None:
-    import uvloop
-
-    export(job, begin, uvloop.run)
 
 
 def stream(job, begin) -> None:
@@ -126,11 +119,11 @@ def bare_loop(job, begin) -> None:
     of others: export, which keeps a course's rows together, spools them, and this needs neither
     that file nor the memory.
     """
-    from bulkfetch._direct import open_transport
-    from bulkfetch._model import GET_FINAL_STATUSES
-    from bulkfetch._parser import ResponseParser
-    from bulkfetch._protocol import request_headers
-    from bulkfetch._records import RowFormat
+    from bulkfetch._domain.model import GET_FINAL_STATUSES
+    from bulkfetch._http.direct import open_transport
+    from bulkfetch._soap.parser import ResponseParser
+    from bulkfetch._soap.protocol import request_headers
+    from bulkfetch._soap.records import RowFormat
 
     setup = options(job)
     ids = course_ids(job["count"])

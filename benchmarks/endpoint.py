@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import generator
-from benchmarks.machine import MIB, end, find_nginx, measure, pin
-from bulkfetch._model import GET_FINAL_STATUSES
-from bulkfetch._protocol import Spelling, encode_request
-from bulkfetch._setting import Secret
+from benchmarks.machine import MIB, find_nginx, measure, pin
+from bulkfetch._config.setting import Secret
+from bulkfetch._domain.model import GET_FINAL_STATUSES
+from bulkfetch._soap.protocol import Spelling, encode_request
+from bulkfetch.cli.measure import started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,9 +59,17 @@ class Endpoint:
 
 @contextmanager
 def serving(
-    folder: Path, sizes: tuple[int, ...], *, latencies: tuple[float, ...], core: int | None
+    folder: Path,
+    sizes: tuple[int, ...],
+    *,
+    latencies: tuple[float, ...],
+    core: int | None,
+    stamped: bool = False,
 ) -> Iterator[Endpoint]:
-    """Write the bodies below `folder` and serve them until the context is left."""
+    """Write the bodies below `folder` and serve them until the context is left.
+
+    `stamped`: nginx writes into `folder/starts.log` when each request ended and how long it took.
+    """
     bodies = folder / "bodies"
     bodies.mkdir()
     for rows in sizes:
@@ -71,7 +80,11 @@ def serving(
         servers = {}
         for latency in latencies:
             late = latency or not nginx
-            start = _small(bodies, latency, core) if late else _nginx(nginx, folder, core)
+            start = (
+                _small(bodies, latency, core)
+                if late
+                else _nginx(nginx, folder, core, stamped=stamped)
+            )
             servers[latency] = (small if late else "nginx", stack.enter_context(start))
         yield Endpoint(servers)
 
@@ -93,7 +106,7 @@ pid {folder}/nginx.pid;
 error_log {folder}/nginx.log error;
 events {{ worker_connections 2048; }}
 http {{
-  access_log off;
+  {log}
   client_body_temp_path {folder}/nginx-body;
   proxy_temp_path {folder}/nginx-proxy;
   fastcgi_temp_path {folder}/nginx-fastcgi;
@@ -115,16 +128,20 @@ http {{
   }}
 }}
 """
+_STAMPS = """log_format stamps "$msec $request_time";
+  access_log {folder}/starts.log stamps;"""
 
 
 @contextmanager
-def _nginx(nginx: str, folder: Path, core: int | None) -> Iterator[int]:
+def _nginx(nginx: str, folder: Path, core: int | None, *, stamped: bool) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # A worker started by root changes its user, who may not enter a private folder.
     user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(_CONFIGURATION.format(folder=folder, port=port, user=user))
+    log = _STAMPS.format(folder=folder) if stamped else "access_log off;"
+    text = _CONFIGURATION.format(folder=folder, port=port, user=user, log=log)
+    (folder / "nginx.conf").write_text(text)
     command = [nginx, "-c", f"{folder}/nginx.conf", "-e", f"{folder}/nginx.log"]
     with _process(command, core) as process:
         _await_port(port, process)
@@ -138,20 +155,8 @@ def _small(bodies: Path, latency: float, core: int | None) -> Iterator[int]:
         yield int(process.stdout.readline())
 
 
-@contextmanager
-def _process(command: list[str], core: int | None, **kwargs) -> Iterator[subprocess.Popen]:
-    process = subprocess.Popen(
-        command,
-        cwd=_ROOT,
-        preexec_fn=lambda: pin(core),  # noqa: PLW1509 - this process has one thread
-        **kwargs,
-    )
-    try:
-        yield process
-    finally:
-        end(process)
-        if process.stdout:
-            process.stdout.close()
+def _process(command: list[str], core: int | None, **others):
+    return started(command, cwd=_ROOT, preexec_fn=lambda: pin(core), **others)
 
 
 def _await_port(port: int, process: subprocess.Popen, patience: float = 5.0) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NoReturn
 
 PACKAGES = (
-    "bulkfetch", "aiohttp", "lxml", "orjson", "uvloop", "zeep", "Scrapy", "httpx", "requests",
+    "bulkfetch", "aiohttp", "lxml", "orjson", "zeep", "Scrapy", "httpx", "requests",
 )  # fmt: skip
 MIB = 1 << 20
 PATIENCE = 300.0
@@ -69,13 +69,13 @@ def find_nginx() -> str | None:
 def tools() -> dict[str, str | None]:
     """Name the revision that is measured, and the tools that are no packages."""
     return {
-        "revision": _first_line("git", "describe", "--always", "--dirty"),
-        "nginx": _first_line(find_nginx(), "-v"),  # nginx version: nginx/1.22.1
-        "wrk": _first_line(shutil.which("wrk"), "-v"),  # wrk 4.1.0 [epoll] Copyright ...
+        "revision": first_line("git", "describe", "--always", "--dirty"),
+        "nginx": first_line(find_nginx(), "-v"),  # nginx version: nginx/1.22.1
+        "wrk": first_line(shutil.which("wrk"), "-v"),  # wrk 4.1.0 [epoll] Copyright ...
     }
 
 
-def _first_line(program: str | None, *arguments: str) -> str | None:
+def first_line(program: str | None, *arguments: str) -> str | None:
     """Return what a program says first, wherever it says it: wrk -v fails, nginx -v complains."""
     if program is None or shutil.which(program) is None:
         return None
@@ -156,7 +156,14 @@ class ChildError(Exception):
     """A measured process ended badly."""
 
 
-def measure(function: str, job: dict[str, object], *, core: int | None, stdin=None) -> Measured:
+def measure(
+    function: str,
+    job: dict[str, object],
+    *,
+    core: int | None,
+    stdin=None,
+    patience: float | None = None,
+) -> Measured:
     """Run `module:function(job, begin)` in a process of its own, on `core`."""
     command = [sys.executable, "-m", "benchmarks.machine", function, json.dumps(job), str(core)]
     with (
@@ -166,9 +173,9 @@ def measure(function: str, job: dict[str, object], *, core: int | None, stdin=No
         ) as child,
     ):
         try:
-            said, _ = child.communicate(timeout=PATIENCE)
+            said, _ = child.communicate(timeout=patience or PATIENCE)
         except subprocess.TimeoutExpired:
-            raise ChildError(f"{function}: not done after {PATIENCE:g} s") from None
+            raise ChildError(f"{function}: not done after {patience or PATIENCE:g} s") from None
         finally:
             child.kill()  # does nothing to one that has ended
         if child.returncode or not said.strip():
@@ -176,17 +183,6 @@ def measure(function: str, job: dict[str, object], *, core: int | None, stdin=No
             last = complaint.read().decode(errors="replace").strip().splitlines()[-1:]
             raise ChildError(f"{function}: exit code {child.returncode}, {last}")
     return Measured(**json.loads(said.splitlines()[-1]))
-
-
-def end(process: subprocess.Popen) -> None:
-    """Ask a process to end, and see to it."""
-    try:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def end_with_signals() -> None:

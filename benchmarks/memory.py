@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Self
 
-from bulkfetch._gunzip import PIECE
+from bulkfetch._http.gunzip import PIECE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

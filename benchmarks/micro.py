@@ -25,12 +25,12 @@ from benchmarks import generator, report
 from benchmarks.endpoint import serving
 from benchmarks.machine import Cores, Measured, cores, describe, end_with_signals, measure, pin
 from benchmarks.parts import BUSY, CROWD, SINGLE, parse
-from bulkfetch._journal import lines
-from bulkfetch._limiter import Limiter
-from bulkfetch._model import GET_FINAL_STATUSES, Fetched
-from bulkfetch._records import RowFormat
-from bulkfetch._rows import Spool
-from bulkfetch._sink import JournaledFile
+from bulkfetch._domain.model import GET_FINAL_STATUSES, Fetched
+from bulkfetch._output.frames import lines
+from bulkfetch._output.journaled import JournaledFile
+from bulkfetch._output.spool import Spool
+from bulkfetch._pace.limiter import Limiter
+from bulkfetch._soap.records import RowFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -207,7 +207,7 @@ def _commit(place: Place, durability, batch: int) -> float:
 
 
 def _ndjson(form: RowFormat, course_id: str) -> bytes:
-    from bulkfetch._parser import ResponseParser
+    from bulkfetch._soap.parser import ResponseParser
 
     made = ResponseParser(GET_FINAL_STATUSES, form.encoder(course_id))
     data = made.feed(generator.body(30)) + made.close()

@@ -13,14 +13,15 @@ from unittest import mock
 from benchmarks import generator
 from benchmarks.clients import options
 from benchmarks.memory import MemoryTransport
-from bulkfetch import _fetch, export, stream
-from bulkfetch._export import _make_sink
-from bulkfetch._gunzip import PIECE
-from bulkfetch._ids import open_ids
-from bulkfetch._model import GET_FINAL_STATUSES, Fetched
-from bulkfetch._parser import ResponseParser
-from bulkfetch._records import RowFormat
-from bulkfetch._rows import Spool
+from bulkfetch import export, stream
+from bulkfetch._domain.model import GET_FINAL_STATUSES, Fetched
+from bulkfetch._engine import course
+from bulkfetch._engine.export import _make_sink
+from bulkfetch._http.gunzip import PIECE
+from bulkfetch._ids.reader import open_ids
+from bulkfetch._output.spool import Spool
+from bulkfetch._soap.parser import ResponseParser
+from bulkfetch._soap.records import RowFormat
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -222,7 +223,7 @@ def yielding(job, begin) -> list[float]:
         return time.process_time() - began
 
     def without() -> float:
-        with mock.patch.object(_fetch, "asyncio", SimpleNamespace(sleep=at_once)):
+        with mock.patch.object(course, "asyncio", SimpleNamespace(sleep=at_once)):
             return seconds()
 
     begin()

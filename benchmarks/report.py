@@ -57,6 +57,8 @@ class Run:
     idle: int | None = None
     peak: int = 0
     error: str | None = None
+    way: str | None = None
+    """Which way the requests of export went."""
 
     @property
     def rate(self) -> float:
@@ -94,7 +96,7 @@ def verdict(*, met: bool) -> str:
     return "met" if met else "missed"
 
 
-def heading(facts: dict, cores: Cores) -> list[str]:
+def heading(facts: dict, cores: Cores, unpinned: str = "only one core, or not Linux") -> list[str]:
     known = {name: version for name, version in facts["versions"].items() if version}
     tools = [facts[name] for name in ("nginx", "wrk") if facts[name]]
     pinned = f"server on core {cores.server}, client on core {cores.client}"
@@ -103,7 +105,7 @@ def heading(facts: dict, cores: Cores) -> list[str]:
         ", ".join([*(f"{name} {version}" for name, version in known.items()), *tools]),
         f"revision: {facts['revision'] or 'unknown'}",
         f"endpoint: {facts['endpoint']}; "
-        + (pinned if cores.server is not None else "not pinned: only one core, or not Linux"),
+        + (pinned if cores.server is not None else f"not pinned: {unpinned}"),
         f"load before the start: {facts['load']:.1f}"
         + (" (others are busy here: mind the spread)" if facts["load"] > 0.5 else ""),
     ]

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 COMMAND = (sys.executable, "-m", "bulkfetch")
-ENOUGH = 60.0
+ENOUGH = 300.0
 """Seconds after which a test is given up; none of them is about time."""
 
 
@@ -25,6 +26,14 @@ def bulkfetch(*arguments, token="simulated-token", variables=None, **options):
         env=environment(token, **(variables or {})),
         **(settings | options),
     )
+
+
+def until(condition):
+    """Wait until something is so."""
+    end = time.monotonic() + ENOUGH
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.005)
 
 
 @contextmanager

@@ -200,6 +200,9 @@ class FakeOS:
         if self.locks.setdefault(self.fds[fd].number, fd) != fd:
             raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
 
+    def mark(self, fd):
+        self._enter("mark")
+
     # Within
 
     def _enter(self, name):

@@ -112,6 +112,46 @@ FAULTS = {
     92: "a worker killed in the middle of a shard",
     93: "the shared limiter dies",
     94: "two workers finish the same shard",
+    95: "an unknown fault of the server",
+    96: "an unknown fault that blames the request",
+    97: "a dead session in unknown words",
+    98: "some courses always fail among good ones",
+    99: "a limiter without burst",
+    100: "a moment of something else in mid-run",
+    101: "foreign shapes",
+    102: "rows or a fault under a wrong Content-Type or 2xx",
+    103: "bytes after the body, long header lines",
+    104: "a Content-Encoding that is none",
+    105: "one defect in every answer",
+    106: "fewer courses than any threshold",
+    107: "all ids unknown",
+    108: "Retry-After with a fraction, of the token endpoint too",
+    109: "failures at random",
+    110: "this machine is short for longer than the breaker",
+    111: "the loop is held while a rate is set",
+    112: "why a run stopped is kept",
+    113: "the id list changes while it is read",
+    114: "data or journal changed in mid-run",
+    115: "a standard stream is closed",
+    116: "stderr that nobody reads, pipe or terminal",
+    117: "bytes that are no UTF-8 in names",
+    118: "quotes in CSV and TSV",
+    119: "read-only / and /tmp",
+    120: "signals: as process 1, ignored, Ctrl-Z",
+    121: "lists in quotes, JSON, SQL, spoilt ids",
+    122: "a limit that cuts the list",
+    123: "a journal torn after publishing",
+    124: "options that would overwrite something",
+    125: "many refused or failed courses",
+    126: "pickle, copy, asdict of public values",
+    127: "verify of unfinished outputs, and of new ones",
+    128: "a monitor stopped from a thread, by any exception",
+    129: "modes of everything written",
+    130: "absurd numbers in settings",
+    131: "a token command that waits, fails, prints rubbish",
+    132: "this machine has no thread to spare",
+    133: "a clock that steps",
+    134: "two commands with one metrics file",
 }
 OF_SHARDING = {92, 93, 94}
 WIDTH = 55
@@ -120,7 +160,7 @@ WIDTH = 55
 def numbers(node_id):
     """Return the faults that a test names, in its parameters or else in its function's name."""
     name, _, parameters = node_id.split("::", 1)[1].replace("_", " ").partition("[")
-    pattern = r"\bf(\d\d)\b"
+    pattern = r"\bf(\d{2,3})\b"
     return {int(digits) for digits in re.findall(pattern, parameters) or re.findall(pattern, name)}
 
 

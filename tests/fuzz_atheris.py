@@ -10,7 +10,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["bulkfetch._parser", "bulkfetch._records"]):
+with atheris.instrument_imports(include=["bulkfetch._soap.parser", "bulkfetch._soap.records"]):
     from test_parser import WAYS, outcome
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from answers import LIST_HEAD, LIST_TAIL, record, users
 
-from bulkfetch._errors import CourseError
-from bulkfetch._gunzip import Gunzip
-from bulkfetch._model import GET_FINAL_STATUSES
-from bulkfetch._parser import Limits, ResponseParser
-from bulkfetch._records import RowFormat
+from bulkfetch._domain.errors import CourseError
+from bulkfetch._domain.model import GET_FINAL_STATUSES
+from bulkfetch._http.gunzip import Gunzip
+from bulkfetch._soap.parser import Limits, ResponseParser
+from bulkfetch._soap.records import RowFormat
 
 START, END = LIST_HEAD.encode(), LIST_TAIL.encode()
 BORDER = b"</ns1:progress></ns1:status>"

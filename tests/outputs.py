@@ -6,10 +6,10 @@ from dataclasses import asdict
 import orjson
 
 from bulkfetch import Failed, Fetched, Options, Refused, Transient
-from bulkfetch._export import public_options
-from bulkfetch._rows import Spool
-from bulkfetch._sink import JournaledFile
-from bulkfetch._tally import Tally
+from bulkfetch._engine.desk import public_options
+from bulkfetch._engine.tally import Tally
+from bulkfetch._output.journaled import JournaledFile
+from bulkfetch._output.spool import Spool
 
 BEGAN = 1_800_000_000.0
 SETTINGS = Options(endpoint="https://acme.example/soap", token="sentinel", concurrency=4)
@@ -47,7 +47,7 @@ class Writer:
         self.now = BEGAN
 
     @contextlib.contextmanager
-    def run(self, name="r1", *, finish=True):
+    def run(self, name="r1", *, finish=True, stop=None):
         """One run: gives the function that commits outcomes `seconds` after what was before."""
         sink = JournaledFile(
             self.path,
@@ -71,6 +71,8 @@ class Writer:
                 sink.note({"at": self.now, "seconds": self.now - began, "limit": limit, **state})
 
             yield commit
+            if stop:
+                sink.stopped(stop)
             if finish:
                 tally.retries["http-503"] = 3
                 sink.note({"at": self.now, "latencies": tally.latencies()})

@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from commands import bulkfetch
 
-from benchmarks import generator, machine, report
+from benchmarks import generator, machine, report, shards
 from benchmarks.__main__ import Bench, Plan
 from benchmarks.clients import CLIENTS
 from benchmarks.endpoint import Ceiling
 from benchmarks.machine import ChildError, Cores, measure
 from benchmarks.memory import MemoryTransport
 from benchmarks.report import Cell, Run
+from benchmarks.shards import Taken
 from bulkfetch import Options, RunError, export
-from bulkfetch._bench import Measurement, measure_endpoint, measure_machine
+from bulkfetch.cli.measure import Measurement, measure_endpoint, measure_machine
 from bulkfetch.testing import SimulatedServer, Simulation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +37,7 @@ def run(*arguments, how="-m"):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
@@ -82,6 +83,16 @@ def test_a_wrong_output_is_refused(tmp_path, damage):
     output.write_text("".join(json.dumps(row) + "\n" for row in damage(good_lines())))
     with pytest.raises(ValueError, match=r"row|course"):
         generator.verify(output, ids, 3)
+    with pytest.raises(ValueError, match="course"):
+        generator.verify_pieces(output, ids, 3)
+
+
+async def test_pieces_are_verified_as_rows_are(tmp_path):
+    """What bulkfetch writes is right by either way of looking."""
+    ids, output = generator.course_ids(9), tmp_path / "out.ndjson"
+    await export(ids, output, MEMORY, transport=MemoryTransport(generator.body(30)))
+    generator.verify(output, ids, 30)
+    generator.verify_pieces(output, ids, 30)
 
 
 def test_an_output_that_is_not_there_is_refused(tmp_path):
@@ -103,6 +114,7 @@ def test_the_comparison_runs_with_every_client_that_is_installed(tmp_path):
     assert clients == {client.name for client in CLIENTS if not client.missing}
     assert all(item["seconds"] > 0 and item["error"] is None for item in found["runs"])
     assert found["versions"]["bulkfetch"]
+    assert {item["way"] for item in found["runs"] if item["client"] == "export"} == {"direct"}
     assert {"revision", "nginx", "wrk", "pinned", "skipped"} <= found.keys()
 
 
@@ -186,6 +198,7 @@ def test_a_terminated_run_leaves_nothing_behind(tmp_path):
         process.stdout.readline()  # the heading is printed when the servers run
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM
+        process.stdout.read()  # to its end, which comes when nobody is left who could write
     assert list(tmp_path.iterdir()) == []
     lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     assert str(tmp_path) not in lines.stdout
@@ -243,6 +256,31 @@ def test_a_failing_client_has_no_figures():
         measure("benchmarks.parts:sweep", {}, core=None)
 
 
+@pytest.mark.slow
+def test_shards_are_held_against_one_process(tmp_path):
+    """Two shards by hand make the rows that one process makes; the raw results are kept."""
+    raw = tmp_path / "raw.json"
+    words = ("--shards", *TINY, "--only", f"30,{shards.HAND}", "--json", str(raw))
+    done = run("benchmarks", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(raw.read_text())["runs"]
+    assert [item["way"] for item in found] == [shards.ONE, shards.HAND]
+    assert all(item["cpu"] > 0 and item["error"] is None for item in found)
+
+
+def test_a_speed_up_is_taken_within_a_round():
+    """It is the median over rounds, beside its goal; the server's share bounds it."""
+    one = Taken(30, shards.ONE, 0, 100, seconds=2.0, cpu=2.0, server_cpu=0.5)
+    two = replace(one, way=shards.HAND, seconds=1.0)
+    runs = [one, two, replace(one, round=1, seconds=3.0), replace(two, round=1, seconds=2.0)]
+    runs += [replace(one, round=2), replace(two, round=2, error="a wrong row")]
+    table = shards.table(30, runs)
+    assert "1.75x" in table[4]
+    assert "[1.50 2.00]" in table[4]
+    assert table[4].endswith("1.4 met")
+    assert "FAILED: a wrong row" in table[5]
+
+
 def test_ratios_are_taken_within_a_round():
     """The ratio is the median over rounds; a failed run has none, nor has its round."""
     cell = Cell(30)
@@ -283,6 +321,7 @@ def test_the_table_says_what_its_figures_are_worth():
 
 MEASURED = Measurement(
     label="x",
+    way="direct",
     concurrency=8,
     in_flight=7.9,
     requests=100,
@@ -352,6 +391,7 @@ async def test_this_machine_is_measured_with_a_server_of_its_own():
     assert found.fetched == found.requests > 0
     assert found.rows == 3 * found.fetched
     assert found.simulated
+    assert found.way == "direct"
 
 
 def test_the_command_measures_this_machine():
@@ -361,7 +401,7 @@ def test_the_command_measures_this_machine():
     lines = done.stdout.splitlines()
     sizes = [line.partition(" rows a course")[0] for line in lines[1::2]]
     assert sizes == ["3", "30", "300", "3,000"]
-    assert all("limit" in line for line in lines[2::2])
+    assert all("limit" in line and line.endswith("way: direct") for line in lines[2::2])
 
 
 def test_the_command_measures_an_endpoint(tmp_path):
@@ -378,7 +418,7 @@ def test_the_command_measures_an_endpoint(tmp_path):
 
 START_A_SERVER = """
 import time
-from bulkfetch._bench import _simulated
+from bulkfetch.cli.measure import _simulated
 with _simulated(3) as (endpoint, ids):
     print(endpoint, flush=True)
     time.sleep(60)
@@ -392,4 +432,4 @@ def test_a_killed_measurement_leaves_no_server_behind():
     with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe) as process:
         assert process.stdout.readline().startswith(b"http://127.0.0.1:")
         process.kill()
-        process.communicate(timeout=60)  # to the end of stderr, which the server had, too
+        process.communicate(timeout=300)  # to the end of stderr, which the server had, too

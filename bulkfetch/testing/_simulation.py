@@ -15,7 +15,7 @@ from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from bulkfetch._errors import ConfigurationError
+from bulkfetch._domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

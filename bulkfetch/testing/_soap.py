@@ -2,8 +2,9 @@
 
 It is as strict as the PHP stack that the real service seems to run: both namespaces are compared
 letter by letter, only the two request elements exist, and every refusal is a fault. Answers have
-the shapes seen in the vendor's samples: prefixed children for the statuses, and no namespace at
-all below the body of GetContent's answer.
+the shapes seen in the vendor's samples: prefixed children for the statuses, and no prefixes below
+the body of GetContent's answer. The sample has no namespace there either, which no WSDL can say so
+that PHP and suds read it; here it is the application's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
-from bulkfetch._model import GET_CONTENT, GET_FINAL_STATUSES
+from bulkfetch._domain.model import GET_CONTENT, GET_FINAL_STATUSES
 from bulkfetch.testing._simulation import (
     PERIOD,
     course,
@@ -35,7 +36,7 @@ _ENVELOPE = "://schemas.xmlsoap.org/soap/envelope/"
 _APPLICATION = "://ispringlearn.com/go/services/api/soap"
 
 
-class SoapFault(Exception):
+class AnsweredFault(Exception):
     """A refusal that the server sends as a fault."""
 
     def __init__(self, code: str, text: str) -> None:
@@ -62,29 +63,29 @@ class Stream:
 
 
 def read_call(body: bytes, namespaces: str) -> Call:
-    """Read a request; raises SoapFault in the words of a PHP SoapServer."""
+    """Read a request; raises AnsweredFault in the words of a PHP SoapServer."""
     if b"<!DOCTYPE" in body:
-        raise SoapFault("SOAP-ENV:Server", "DTD are not supported by SOAP")
+        raise AnsweredFault("SOAP-ENV:Server", "DTD are not supported by SOAP")
     try:
         root = ET.fromstring(body)  # noqa: S314 - without a DTD there are no entities
     except (ET.ParseError, ValueError, LookupError):
-        raise SoapFault("SOAP-ENV:Client", "Bad Request") from None
+        raise AnsweredFault("SOAP-ENV:Client", "Bad Request") from None
     space, name = _split(root.tag)
     if name != "Envelope":
         text = 'looks like we got XML without "Envelope" element'
-        raise SoapFault("SOAP-ENV:Client", text)
+        raise AnsweredFault("SOAP-ENV:Client", text)
     if space != namespaces + _ENVELOPE:
-        raise SoapFault("SOAP-ENV:VersionMismatch", "Wrong Version")
+        raise AnsweredFault("SOAP-ENV:VersionMismatch", "Wrong Version")
     request = next((part[0] for part in root if part.tag == f"{{{space}}}Body" and len(part)), None)
     if request is None:
-        raise SoapFault("SOAP-ENV:Client", "Body must be present in a SOAP envelope")
+        raise AnsweredFault("SOAP-ENV:Client", "Body must be present in a SOAP envelope")
     space, name = _split(request.tag)
     for method in (GET_FINAL_STATUSES, GET_CONTENT):
         if name == method.request and space == namespaces + _APPLICATION:
             return Call(
                 method.name, _text(request, "credentials", "token"), _text(request, "contentItemId")
             )
-    raise SoapFault("SOAP-ENV:Server", f"Procedure '{name}' not present")
+    raise AnsweredFault("SOAP-ENV:Server", f"Procedure '{name}' not present")
 
 
 def _split(tag: str) -> tuple[str, str]:
@@ -118,13 +119,18 @@ def _head(namespaces: str) -> bytes:
 _TAIL = b"</SOAP-ENV:Body></SOAP-ENV:Envelope>\n"
 
 
-def fault_body(fault: SoapFault, namespaces: str) -> bytes:
+def envelope(inner: bytes, namespaces: str) -> bytes:
+    """Return `inner` in the body of an envelope."""
+    return _head(namespaces) + inner + _TAIL
+
+
+def fault_body(fault: AnsweredFault, namespaces: str) -> bytes:
     """Return the envelope of a fault."""
     inner = (
         f"<SOAP-ENV:Fault><faultcode>{escape(fault.code)}</faultcode>"
         f"<faultstring>{escape(fault.text)}</faultstring></SOAP-ENV:Fault>"
     )
-    return _head(namespaces) + inner.encode() + _TAIL
+    return envelope(inner.encode(), namespaces)
 
 
 def statuses_body(simulation: Simulation, course_id: str) -> bytes | Stream:
@@ -184,10 +190,11 @@ def _wire_pools(seed: int) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
 
 
 def content_body(simulation: Simulation) -> bytes | Stream:
-    """Return the list of content items, in the namespaces of the vendor's sample: none."""
+    """Return the list of content items, unprefixed as in the vendor's sample."""
     items = listed_content(simulation)
     blocks = iter(lambda: _items(islice(items, PERIOD)), b"")
-    head = _head(simulation.namespaces) + b"<GetContentResult>"
+    space = application_namespace(simulation.namespaces)
+    head = _head(simulation.namespaces) + f'<GetContentResult xmlns="{space}">'.encode()
     pieces = chain((head,), blocks, (b"</GetContentResult>" + _TAIL,))
     if simulation.courses + simulation.denied <= PERIOD:
         return b"".join(pieces)

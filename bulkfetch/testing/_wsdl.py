@@ -1,14 +1,14 @@
 """The simulated LMS's WSDL 1.1: document/literal, as a SOAP library reads it.
 
-The statuses stand in the application's namespace, elements qualified; GetContent's answer stands
-in none, so it has a schema without a target namespace, and the document has no default one.
+All elements stand in the application's namespace, qualified, in one schema: PHP, node-soap, suds,
+SOAP::Lite and zeep disagree on anything else.
 """
 
 from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
-from bulkfetch._model import GET_CONTENT, GET_FINAL_STATUSES, Method
+from bulkfetch._domain.model import GET_CONTENT, GET_FINAL_STATUSES, Method
 
 
 def wsdl(endpoint: str, application: str) -> bytes:
@@ -68,11 +68,9 @@ _DOCUMENT = """<?xml version="1.0" encoding="UTF-8"?>
   <xsd:element name="GetContentRequest"><xsd:complexType><xsd:sequence>
     <xsd:element name="credentials" type="app:Credentials"/>
   </xsd:sequence></xsd:complexType></xsd:element>
-</xsd:schema>
-<xsd:schema>
   <xsd:complexType name="ContentItem"><xsd:sequence>{content_item}</xsd:sequence></xsd:complexType>
   <xsd:element name="GetContentResult"><xsd:complexType><xsd:sequence>
-    <xsd:element name="contentItem" type="ContentItem" minOccurs="0" maxOccurs="unbounded"/>
+    <xsd:element name="contentItem" type="app:ContentItem" minOccurs="0" maxOccurs="unbounded"/>
   </xsd:sequence></xsd:complexType></xsd:element>
 </xsd:schema>
 </wsdl:types>
@@ -86,7 +84,7 @@ _DOCUMENT = """<?xml version="1.0" encoding="UTF-8"?>
   <wsdl:part name="body" element="app:GetContentRequest"/>
 </wsdl:message>
 <wsdl:message name="GetContentOutput">
-  <wsdl:part name="body" element="GetContentResult"/>
+  <wsdl:part name="body" element="app:GetContentResult"/>
 </wsdl:message>
 <wsdl:portType name="LmsPort">{operations}
 </wsdl:portType>

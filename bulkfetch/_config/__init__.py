@@ -1,0 +1,1 @@
+"""Settings: what each is, where it comes from, what it may be."""

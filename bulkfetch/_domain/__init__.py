@@ -1,0 +1,1 @@
+"""The words of the domain; imports nothing of the package."""

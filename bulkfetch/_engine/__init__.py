@@ -1,0 +1,1 @@
+"""The machine: one course, all courses, into a file."""

@@ -1,0 +1,1 @@
+"""One POST and the token it carries: sockets, TLS, timeouts, what their errors mean."""

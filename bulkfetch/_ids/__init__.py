@@ -1,0 +1,1 @@
+"""Course ids in: files, pipes, each id once."""

@@ -1,0 +1,1 @@
+"""Rows on disk, exactly once: journal, file, pipe, and reading them back."""

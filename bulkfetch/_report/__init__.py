@@ -1,0 +1,1 @@
+"""A finished or unfinished output told as a page or as JSON."""

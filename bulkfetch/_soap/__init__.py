@@ -1,0 +1,1 @@
+"""The SOAP call as bytes: requests out, verdicts and rows in; no socket, no clock."""

@@ -1,0 +1,119 @@
+"""Commits of other outputs taken over with their bytes: what a merge of parts is made of."""
+
+import contextlib
+import gzip
+from dataclasses import replace
+
+import pytest
+import zstandard
+from outputs import commit_to, course, refused
+
+from bulkfetch._domain.errors import OutputError
+from bulkfetch._output.inspect import read_commits, read_failed, read_ledger, verify
+from bulkfetch._output.journaled import JournaledFile
+
+
+def sink_on(path):
+    return JournaledFile(path, fingerprint={}, run_id="r")
+
+
+def make_part(path, *names, finish=True):
+    with contextlib.closing(sink_on(path)) as sink:
+        sink.open()
+        for name in names:
+            commit_to(sink, [course(name, [(f"{name}-u", "Passed", 1.0)] * 3)])
+        commit_to(sink, [course(f"{names[0]}-empty", []), refused(f"{names[0]}-gone")])
+        if finish:
+            sink.finish({})
+
+
+def merge(parts, path):
+    with contextlib.closing(sink_on(path)) as sink:
+        settled = sink.open().settled
+        for part in parts:
+            for frame, blocks in read_commits(part):
+                ids = [one[0] for one in frame.courses]
+                if not ids or ids[0] not in settled:
+                    sink.adopt(frame, blocks, ["other"])
+        return sink.finish({})
+
+
+@pytest.fixture(params=["", ".gz", ".zst"])
+def paths(request, tmp_path):
+    """Give two parts, one of them unfinished, and where they are to be merged."""
+    parts = [tmp_path / f"{name}.ndjson{request.param}" for name in "ab"]
+    make_part(parts[0], "a1", "a2")
+    make_part(parts[1], "b1", finish=False)
+    return parts, tmp_path / f"out.ndjson{request.param}"
+
+
+def data_of(path):
+    part = path.with_name(path.name + ".part")
+    return (part if part.exists() else path).read_bytes()
+
+
+def test_joined_as_they_are(paths):
+    """The bytes are those of the parts one after the other, and all is an ordinary output."""
+    parts, path = paths
+    manifest = merge(parts, path)
+    assert path.read_bytes() == b"".join(map(data_of, parts))
+    assert manifest.courses == {"fetched": 5, "refused": 2, "failed": 0}
+    assert manifest.runs.count("other") == 1
+    assert manifest.empty_courses == ("a1-empty", "b1-empty")
+    assert verify(path).sound
+    gone = [one.course_id for one in read_failed(path, read_ledger(path))]
+    assert gone == ["a1-gone", "b1-gone"]
+    rows = {
+        ".gz": gzip.decompress,
+        ".zst": lambda data: (
+            zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
+        ),
+    }.get(path.suffix, bytes)(path.read_bytes())
+    assert rows.count(b"\n") == manifest.rows == 9
+
+
+def test_a_merge_is_gone_on_with(paths):
+    """A merge that ended after one part goes on with the other; so does one of a longer list."""
+    parts, path = paths
+    merge(parts[:1], path)
+    merge(parts, path)
+    assert path.read_bytes() == b"".join(map(data_of, parts))
+    assert verify(path).sound
+
+
+def test_a_course_in_two_parts(paths, tmp_path):
+    """A course that has its rows already is refused by name, in this merge or from an earlier."""
+    parts, path = paths
+    twin = tmp_path / f"twin.ndjson{path.suffix if path.suffix != '.ndjson' else ''}"
+    make_part(twin, "c1", "a2")
+    with pytest.raises(OutputError, match=r"course 'a2' has its rows in .* already"):
+        merge([parts[0], twin], path)
+    merge(parts, path)
+    with contextlib.closing(sink_on(path)) as sink:
+        sink.open()
+        (_, (frame, blocks), *_) = read_commits(twin)
+        with pytest.raises(OutputError, match="course 'a2'"):
+            sink.adopt(frame, blocks, ["other"])
+
+
+def test_a_course_twice_in_one_commit(paths):
+    """... is refused by name likewise."""
+    parts, path = paths
+    with contextlib.closing(sink_on(path)) as sink:
+        sink.open()
+        frame, blocks = next(read_commits(parts[0]))
+        with pytest.raises(OutputError, match="course 'a1'"):
+            sink.adopt(replace(frame, courses=frame.courses * 2), blocks, [])
+
+
+def test_bytes_that_are_not_what_was_committed(paths):
+    """Changed or missing bytes of a part are refused, and nothing of that commit is kept."""
+    parts, path = paths
+    good = parts[0].read_bytes()
+    for bad in (b"X" + good[1:], good[:10]):
+        parts[0].write_bytes(bad)
+        with pytest.raises(OutputError, match="not what their journal says"):
+            merge(parts, path)
+    parts[0].write_bytes(good)
+    merge(parts, path)
+    assert path.read_bytes() == b"".join(map(data_of, parts))
