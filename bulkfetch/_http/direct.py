@@ -31,12 +31,13 @@ from bulkfetch._http.session import (
     Alone,
     HttpTransport,
     end_if_broken,
+    judged,
     known,
     open_session,
 )
 from bulkfetch._http.tls import Trust
 from bulkfetch._http.transport import Sealed
-from bulkfetch._http.trouble import BEFORE_THE_HEAD, Way, before_the_head
+from bulkfetch._http.trouble import BEFORE_THE_HEAD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -129,7 +130,7 @@ class DirectTransport:
         assert session.connector is not None
         self._connector = session.connector
         self._loop = asyncio.get_running_loop()
-        self._trust = Trust(options)
+        self.trust = Trust(options)
         self._calls: dict[tuple[object, ...], _Call] = {}
         self._under_way: set[_DirectExchange] = set()
         self._watch: asyncio.TimerHandle | None = None
@@ -138,6 +139,7 @@ class DirectTransport:
         self.total, self.silence = options.timeout, options.read_timeout
         self.options = options
         self.alone = Alone()
+        self.answered = False
         self._connecting = aiohttp.ClientTimeout(
             total=None,
             connect=min(options.timeout, options.connect_timeout),  # name and all addresses
@@ -164,7 +166,7 @@ class DirectTransport:
 
     def _make_call(self, url: str, headers: Mapping[str, str]) -> _Call:
         key = aiohttp.ClientRequest(
-            "POST", URL(url), headers=headers, loop=self._loop, ssl=self._trust.context()
+            "POST", URL(url), headers=headers, loop=self._loop, ssl=self.trust.context()
         )
         del key.headers["Content-Length"]
         lines = [f"POST {key.url.raw_path_qs} HTTP/1.1"]
@@ -245,9 +247,8 @@ class _DirectExchange:
             owner.watch(self)
             message = await self._converse()
         except BEFORE_THE_HEAD as error:
-            verdict = before_the_head(error, Way.of(self._url, owner.options))
-            owner.alone.note(verdict, self._body)
-            raise verdict from None
+            raise await judged(owner, self._url, self._body, error) from None
+        owner.answered = True
         assert self._content is not None
         return HttpReply(message.code, message.headers, self._content, owner.options.max_ratio)
 

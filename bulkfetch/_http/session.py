@@ -20,7 +20,7 @@ from yarl import URL
 from bulkfetch._config.setting import Secret
 from bulkfetch._http.listener import LONGEST_LINE, Handler
 from bulkfetch._http.reply import HttpReply
-from bulkfetch._http.tls import Trust
+from bulkfetch._http.tls import Trust, late_alert, tls_trouble
 from bulkfetch._http.trouble import BEFORE_THE_HEAD, Way, before_the_head, proxy_refusal
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from bulkfetch._config.options import Options
     from bulkfetch._domain.errors import CourseError
+    from bulkfetch._http.direct import DirectTransport
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks for what no event tells of: a deadline, a chunk that is broken."""
@@ -60,6 +61,7 @@ class HttpTransport:
         self.kept = not (own and known())
         self.trust = Trust(options)
         self.alone = Alone()
+        self.answered = False
         self.timeout = aiohttp.ClientTimeout(
             total=options.timeout,
             # A caller's session may make us wait for one of its connections, which is no fault.
@@ -107,9 +109,8 @@ class _SessionExchange:
         try:
             response = self._response = await self._ask()
         except BEFORE_THE_HEAD as error:
-            verdict = before_the_head(error, self._way(), kept=owner.kept)
-            owner.alone.note(verdict, self._body)
-            raise verdict from None
+            raise await judged(owner, self._url, self._body, error, kept=owner.kept) from None
+        owner.answered = True
         if response.status == 407 and owner.proxy:
             response.close()
             raise proxy_refusal(407, self._way())
@@ -177,6 +178,29 @@ class Alone:
             return headers
         self._bodies.discard(body)
         return {**headers, "Connection": "close"}
+
+
+async def judged(
+    owner: HttpTransport | DirectTransport,
+    url: str,
+    body: bytes,
+    error: Exception,
+    *,
+    kept: bool = False,
+) -> CourseError:
+    """Say what an exception before the head means; see `before_the_head`.
+
+    Before anything was answered a lost connection may be a refused certificate: that is asked.
+    """
+    way = Way.of(url, owner.options)
+    verdict = before_the_head(error, way, kept=kept)
+    unheard = url.startswith("https:") and not (owner.answered or way.proxy)
+    if unheard and verdict.kind == "disconnected":
+        reason = await late_alert(URL(url), context=owner.trust.context())
+        if reason:
+            verdict = tls_trouble(reason, way.server(), certified=way.certified)
+    owner.alone.note(verdict, body)
+    return verdict
 
 
 def end_if_broken(content: aiohttp.StreamReader, protocol: ResponseHandler) -> None:

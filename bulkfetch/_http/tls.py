@@ -7,6 +7,7 @@ so they end the run.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,8 @@ from bulkfetch._http.shortage import local_fault
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from yarl import URL
 
     from bulkfetch._config.options import Options
 
@@ -58,6 +61,8 @@ _OURS: Final = re.compile(
     "|CERTIFICATE_(UNKNOWN|EXPIRED|REVOKED)|UNKNOWN_CA|ACCESS_DENIED)"
 )
 _NAMED: Final = re.compile(r"\[(?:SSL|X509): (\w+)\]")
+_LONGEST_LISTENING: Final = 2.0
+"""Seconds to wait for an alert: one comes within a round trip of the handshake."""
 _BROKEN_OFF: Final = re.compile("UNEXPECTED_EOF.*|.*ALERT_(INTERNAL_ERROR|USER_CANCELLED)")
 
 
@@ -137,6 +142,26 @@ def tls_reason(error: BaseException) -> str:
             return getattr(one, "reason", None) or "SSL"
     named = _NAMED.match(error.strerror or "") if isinstance(error, OSError) else None
     return named[1] if named else ""
+
+
+async def late_alert(url: URL, *, context: ssl.SSLContext | bool) -> str:
+    """Return `tls_reason` of an alert that follows the handshake, nothing if none comes.
+
+    Under TLS 1.3 a server judges a client's certificate when the handshake has ended for the
+    client. It may reset the connection behind its alert, and a request written then fails before
+    the alert was read. So this connects once more and only listens.
+    """
+    writer = None
+    try:
+        async with asyncio.timeout(_LONGEST_LISTENING):
+            reader, writer = await asyncio.open_connection(url.host, url.port, ssl=context)
+            await reader.read(1)
+    except OSError as error:  # ssl.SSLError and TimeoutError are some
+        return tls_reason(error)
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+    return ""
 
 
 def tls_trouble(reason: str, name: str, *, certified: bool) -> CourseError:
