@@ -93,13 +93,15 @@ def _to_the_end(file: BinaryIO, found: Iterator[FailedCourse]) -> Iterator[Faile
         yield from found
 
 
-def read_commits(path: str | os.PathLike[str]) -> Iterator[tuple[Committed, Iterator[bytes]]]:
+def read_commits(
+    path: str | os.PathLike[str], ledger: Ledger
+) -> Iterator[tuple[Committed, Iterator[bytes]]]:
     """Yield each commit of the output `path` with its bytes, for another output to adopt.
 
-    The bytes are unchecked, and good until the next commit is asked for.
+    `ledger` is what was read of it. The bytes are unchecked, and good until the next commit is
+    asked for.
     """
     layout = Layout.of(path)
-    ledger = read_ledger(path)
     with open_data(layout) as file:
         for number, frame in chosen(ledger, _blocks(layout), lambda _number: True):
             failed = ledger.judged(frame, ledger.places[number])

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bulkfetch._domain.errors import OutputError
 from bulkfetch._domain.model import IN_MEMORY
@@ -60,6 +60,9 @@ _CHANGED = (
     "run the same command again, which keeps what is whole; if it refuses, fetch all again with "
     "--overwrite"
 )
+_SEALED: Final = 8 << 20
+_MANY: Final = 64
+"""Bytes and number of the adopted commits that become safe together."""
 
 
 @dataclass(slots=True)
@@ -113,6 +116,7 @@ class JournaledFile:
         self._joiner = Joiner()
         self._digest = sha256()
         self._written = _Written()
+        self._sealed: list[Committed] = []
         self._ledger = Ledger()
         self._live = False
         self._writing = False
@@ -175,18 +179,28 @@ class JournaledFile:
             self._written.courses += batch.courses
             self._written.failed += batch.failed
 
-    def adopt(self, frame: Committed, blocks: Iterable[Block], runs: Iterable[str]) -> None:
+    def adopt(
+        self,
+        frame: Committed,
+        blocks: Iterable[Block],
+        runs: Iterable[str],
+        *,
+        apart: bool = False,
+    ) -> None:
         """Take over a commit of another output with its bytes as they are, and commit it here.
 
         `blocks` are the bytes of its data, compressed as this output is; it keeps its time. `runs`
         worked at the other output, and will be named among this one's. Raises OutputError when the
         bytes are not what the frame says, or when a course in it has its rows here already; then
-        nothing of it is kept.
+        nothing of it is kept. `apart` says that none can have: no course is looked up then, and
+        several commits become safe together, at the latest with `commit` or `finish`.
         """
         with self._alive():
-            self._commit()
+            if self._written.courses or self._written.failed or not apart:
+                self._commit()
             self._ledger.live = False  # it must remember what is fetched now, too
-            self._refuse_held(frame)
+            if not apart:
+                self._refuse_held(frame)
             self._go_on()
             if frame.courses:
                 self._reopen()
@@ -200,7 +214,14 @@ class JournaledFile:
             self._written.courses += frame.courses
             self._written.failed += frame.failed
             self._name_adopted(runs)
-            self._commit(frame.at)
+            self._seal(frame.at)
+            if not apart or self._end() - self._ledger.end >= _SEALED or len(self._sealed) >= _MANY:
+                self._commit()
+
+    @property
+    def new(self) -> bool:
+        """Whether nothing is known of any course."""
+        return not (self._ledger.asked or self._sealed)
 
     def commit(self) -> None:
         """Journal what was written; on return it is as safe as the durability says."""
@@ -336,17 +357,29 @@ class JournaledFile:
                 "no course may be in two parts; leave one of them out"
             )
 
-    def _commit(self, at: float | None = None) -> None:
-        written, durable = self._written, self._durability != "none"
+    def _commit(self) -> None:
+        durable = self._durability != "none"
         self._check_unharmed()
-        if not (written.nbytes or written.courses or written.failed):
+        if self._written.nbytes or self._written.courses or self._written.failed:
+            self._seal(self._clock())
+        if not self._sealed:
             return
-        if durable and written.nbytes:
+        if durable and self._end() > self._ledger.end:
             self._data.sync_data()
-        self._tell(written.frame(self._ledger.end, self._clock() if at is None else at))
+        sealed, self._sealed = self._sealed, []
+        for frame in sealed:
+            self._tell(frame)
         if durable:
             self._journal.sync_data()
+
+    def _seal(self, at: float) -> None:
+        """Let what was written be a commit of its own, of which the journal is not told yet."""
+        self._sealed.append(self._written.frame(self._end(), at))
         self._written = _Written()
+
+    def _end(self) -> int:
+        """Return where the data of the last commit end, whether the journal was told of it."""
+        return self._sealed[-1].end if self._sealed else self._ledger.end
 
     def _check_unharmed(self) -> None:
         """Raise OutputError when another program touched the data or the journal.
@@ -354,7 +387,7 @@ class JournaledFile:
         Two looks at two names, with each commit and before anything gets or loses its name.
         """
         data = self._layout.output if self._published else self._layout.part
-        size = self._ledger.end + self._written.nbytes
+        size = self._end() + self._written.nbytes
         for file, path, expected in (
             (self._journal, self._layout.journal, self._ledger.size),
             (self._data, data, size),

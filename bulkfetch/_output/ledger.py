@@ -172,8 +172,13 @@ class Ledger:
             for number, frame in chosen(self, chunks, wanted.__getitem__):
                 yield from self._last_words(number, frame)
 
+    @property
+    def doubled(self) -> bool:
+        """Whether any course was committed more than once, which no run does."""
+        return bool(self._index.twice())
+
     def twice(self, chunks: Iterable[bytes]) -> list[str]:
-        """Return the courses that were committed more than once, which no run does."""
+        """Return the courses that were committed more than once."""
         if not (keys := self._index.twice()):
             return []
         frames = chosen(self, chunks, lambda _number: True)

@@ -20,7 +20,8 @@ from bulkfetch._domain.compression import compression
 from bulkfetch._domain.errors import ConfigurationError, OutputError
 from bulkfetch._domain.wording import counted
 from bulkfetch._engine.tally import joined_latencies, joined_totals
-from bulkfetch._output.frames import Adopted, Committed
+from bulkfetch._ids.source import shard_of
+from bulkfetch._output.frames import Adopted, Committed, Header
 from bulkfetch._output.guard import are_one
 from bulkfetch._output.inspect import read_commits, read_ledger, require_idle
 from bulkfetch._output.journaled import JournaledFile
@@ -50,6 +51,8 @@ class Piece:
     number: int
     of: int
     ledger: Ledger
+    pure: bool
+    """Whether each course with rows is in it once, and falls into this shard."""
 
     @property
     def marks(self) -> dict[str, str]:
@@ -154,15 +157,18 @@ def open_whole(
     )
 
 
-def take_over(sink: JournaledFile, pieces: Iterable[Piece], seen: Seen) -> None:
+def take_over(sink: JournaledFile, pieces: Sequence[Piece], seen: Seen) -> None:
     """Take over each commit that the open `sink` does not hold, as those `seen`, which grow."""
+    # Parts of one cut have no course in common, so those of a new output need no looking up.
+    apart = sink.new and len({piece.of for piece in pieces}) == 1 and all(p.pure for p in pieces)
     for piece in pieces:
         if not piece.ledger.ends:
             continue  # which may have no data either
-        for frame, blocks in read_commits(piece.path):
+        for frame, blocks in read_commits(piece.path, piece.ledger):
             if frame not in seen:
-                sink.adopt(frame, blocks, piece.ledger.runs)
+                sink.adopt(frame, blocks, piece.ledger.runs, apart=apart)
                 seen.add(frame)
+    sink.commit()
 
 
 def finish(
@@ -205,14 +211,24 @@ def read_piece(path: str | os.PathLike[str]) -> Piece:
         raise ConfigurationError(
             f"{path} is no part: there is no {journal}; name what was given to fetch -o"
         )
-    ledger = read_ledger(path)
-    assert ledger.header
-    shard = ledger.header.shard or ledger.header.fingerprint.get("shard")
+    shard: tuple[int, int] | None = None
+    pure = True
+
+    def look(frame: Frame) -> None:
+        nonlocal shard, pure
+        if isinstance(frame, Header):
+            said = frame.shard or frame.fingerprint.get("shard")
+            shard = parse_shard(said) if said else None
+        elif isinstance(frame, Committed) and shard:
+            number, of = shard
+            pure = pure and all(shard_of(course[0], of) == number for course in frame.courses)
+
+    ledger = read_ledger(path, look)
     if shard is None:
         raise ConfigurationError(
             f"{path} is no part: it was fetched without --shard i/n, and is whole by itself"
         )
-    return Piece(path, *parse_shard(shard), ledger)
+    return Piece(path, *shard, ledger, pure and not ledger.doubled)
 
 
 def _check(pieces: Sequence[Piece], output: str, *, partial: bool) -> None:

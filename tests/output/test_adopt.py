@@ -31,7 +31,7 @@ def merge(parts, path):
     with contextlib.closing(sink_on(path)) as sink:
         settled = sink.open().settled
         for part in parts:
-            for frame, blocks in read_commits(part):
+            for frame, blocks in read_commits(part, read_ledger(part)):
                 ids = [one[0] for one in frame.courses]
                 if not ids or ids[0] not in settled:
                     sink.adopt(frame, blocks, ["other"])
@@ -91,7 +91,7 @@ def test_a_course_in_two_parts(paths, tmp_path):
     merge(parts, path)
     with contextlib.closing(sink_on(path)) as sink:
         sink.open()
-        (_, (frame, blocks), *_) = read_commits(twin)
+        (_, (frame, blocks), *_) = read_commits(twin, read_ledger(twin))
         with pytest.raises(OutputError, match="course 'a2'"):
             sink.adopt(frame, blocks, ["other"])
 
@@ -101,7 +101,7 @@ def test_a_course_twice_in_one_commit(paths):
     parts, path = paths
     with contextlib.closing(sink_on(path)) as sink:
         sink.open()
-        frame, blocks = next(read_commits(parts[0]))
+        frame, blocks = next(read_commits(parts[0], read_ledger(parts[0])))
         with pytest.raises(OutputError, match="course 'a1'"):
             sink.adopt(replace(frame, courses=frame.courses * 2), blocks, [])
 

@@ -137,10 +137,22 @@ def kill_at(monkeypatch, moment):
     return calls
 
 
+def parts_of_a_cut(folder, suffix=""):
+    """Two parts as a run makes them: each course in the shard that it falls into."""
+    parts = []
+    for number in range(2):
+        names = [f"{k}{n}" for n in range(9) for k in "ccrf"[n % 4]]
+        mine = [name for name in names if crc32(name.encode()) % 2 == number]
+        batches = [mine[:1], mine[1:3], mine[3:]]
+        parts.append(make_part(folder / f"p{number}.ndjson{suffix}", f"{number}/2", batches))
+    return parts
+
+
 @SUFFIXES
-def test_killed_at_any_moment(suffix, tmp_path, monkeypatch):
+@pytest.mark.parametrize("make", [two_parts, parts_of_a_cut])
+def test_killed_at_any_moment(make, suffix, tmp_path, monkeypatch):
     """After a kill at any change of a file the same merge makes what it would have made."""
-    parts = two_parts(tmp_path, suffix=suffix)
+    parts = make(tmp_path, suffix=suffix)
     whole = b"".join(map(data_of, parts))
     moment, done = 0, False
     while not done:
@@ -158,7 +170,7 @@ def test_killed_at_any_moment(suffix, tmp_path, monkeypatch):
         merge(parts, out)
         assert out.read_bytes() == whole
         assert verify(out).sound
-    assert moment > 30
+    assert moment > (30 if make is two_parts else 20)
 
 
 def own_parts(out):
@@ -428,6 +440,16 @@ def test_a_course_in_two_parts(tmp_path):
         make_part(tmp_path / "p1.ndjson", "1/2", [["c4"], ["c2"]]),
     ]
     with pytest.raises(OutputError, match=r"course 'c2' has its rows in .* already"):
+        merge(parts, tmp_path / "out.ndjson")
+
+
+def test_a_course_twice_in_a_part(tmp_path):
+    """... and one that its part has twice, which no run does, likewise."""
+    parts = [
+        make_part(tmp_path / "p0.ndjson", "0/2", [["c4"], ["c4"]]),
+        make_part(tmp_path / "p1.ndjson", "1/2", []),
+    ]
+    with pytest.raises(OutputError, match=r"course 'c4' has its rows in .* already"):
         merge(parts, tmp_path / "out.ndjson")
 
 
