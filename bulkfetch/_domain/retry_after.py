@@ -9,11 +9,24 @@ from __future__ import annotations
 import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["parse_retry_after"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["asked_pause", "parse_retry_after"]
 
 _SECONDS: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
+
+
+def asked_pause(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the pause in seconds that an answer's headers ask for, None if they ask for none.
+
+    One until a date counts from the answer's own Date, so that it is right whatever this machine's
+    clock says; `now` is the Unix time, for an answer without one.
+    """
+    sent = _unix_time(headers.get("Date", ""))
+    return parse_retry_after(headers.get("Retry-After"), now if sent is None else sent)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
@@ -25,9 +38,15 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         return None
     if seconds := _SECONDS.fullmatch(value.strip(" \t")):
         return float(seconds[1])
+    until = _unix_time(value)
+    return None if until is None else max(0.0, until - now)
+
+
+def _unix_time(date: str) -> float | None:
+    """Return an HTTP date's Unix time, None for nonsense."""
     try:
-        date = parsedate_to_datetime(value)
+        parsed = parsedate_to_datetime(date)
         # The form without a zone (asctime's) means GMT too, never this machine's zone.
-        return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now)
+        return parsed.replace(tzinfo=parsed.tzinfo or UTC).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None

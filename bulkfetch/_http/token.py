@@ -33,7 +33,7 @@ from bulkfetch._domain.errors import (
     Transient,
     Unauthorized,
 )
-from bulkfetch._domain.retry_after import parse_retry_after
+from bulkfetch._domain.retry_after import asked_pause
 from bulkfetch._domain.text import printable
 from bulkfetch._domain.wording import duration
 from bulkfetch._http.shortage import local_fault
@@ -321,7 +321,7 @@ async def _ask_endpoint(options: Options, transport: Transport) -> tuple[Secret,
     except CourseError as error:
         error.args = (f"{name}: {error.message}",)
         raise
-    pause = parse_retry_after(reply.headers.get("Retry-After"), time.time())
+    pause = asked_pause(reply.headers, time.time())
     if verdict := _refusal(name, reply.status, body, options, pause=pause):
         raise verdict
     return _read_answer(name, body)

@@ -22,7 +22,7 @@ from bulkfetch._domain.errors import (
     StaleConnection,
     Transient,
 )
-from bulkfetch._domain.retry_after import parse_retry_after
+from bulkfetch._domain.retry_after import asked_pause
 from bulkfetch._domain.text import printable
 from bulkfetch._http.shortage import local_fault
 from bulkfetch._http.tls import tls_reason, tls_trouble
@@ -98,8 +98,7 @@ def before_the_head(error: Exception, way: Way, *, kept: bool = False) -> Course
     if isinstance(error, aiohttp.ClientConnectorError):
         return _no_connection(error, way)
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        said = error.headers.get("Retry-After") if error.headers else None
-        pause = parse_retry_after(said, time.time())
+        pause = asked_pause(error.headers or {}, time.time())
         return proxy_refusal(error.status, way, pause=pause)
     return _unanswered(error, way, kept=kept)
 

@@ -24,7 +24,7 @@ from bulkfetch._domain.errors import (
     Unauthorized,
     UnknownFault,
 )
-from bulkfetch._domain.retry_after import parse_retry_after
+from bulkfetch._domain.retry_after import asked_pause
 from bulkfetch._domain.text import printable
 from bulkfetch._soap.beginning import hidden, quoted
 
@@ -81,7 +81,7 @@ class Answer:
     @property
     def pause(self) -> float | None:
         """Seconds that the server asks to wait."""
-        return parse_retry_after(self.headers.get("Retry-After"), self.now)
+        return asked_pause(self.headers, self.now)
 
 
 def judge(

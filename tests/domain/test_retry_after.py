@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkfetch._domain.retry_after import parse_retry_after
+from bulkfetch._domain.retry_after import asked_pause, parse_retry_after
 
 NOW = 784111777.0  # Sun, 06 Nov 1994 08:49:37 GMT
 
@@ -75,3 +75,15 @@ def test_f28_no_retry_after_breaks_the_verdict(value):
     """Any text is a pause that is not negative, or none."""
     pause = parse_retry_after(value, NOW)
     assert pause is None or pause >= 0
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 0.0, 3600.0])
+def test_a_pause_until_a_date_counts_from_the_servers_clock(ahead):
+    """Whatever this machine's clock says; without a Date, or with nonsense, it counts from that."""
+    sent = datetime.fromtimestamp(NOW, UTC)
+    until = format_datetime(sent + timedelta(seconds=7), usegmt=True)
+    headers = {"Retry-After": until, "Date": format_datetime(sent, usegmt=True)}
+    assert asked_pause(headers, NOW + ahead) == 7
+    assert asked_pause({"Retry-After": until, "Date": "now"}, NOW + ahead) == max(0, 7 - ahead)
+    assert asked_pause({"Retry-After": "5", "Date": headers["Date"]}, NOW + ahead) == 5
+    assert asked_pause({"Date": until}, NOW) is None
