@@ -9,6 +9,7 @@ import datetime as dt
 import os
 import socket
 import ssl
+import struct
 import threading
 
 import pytest
@@ -157,6 +158,53 @@ async def test_f04_a_client_certificate_that_is_not_accepted(version, authority,
         kind, message = await refusal(url, cacert=files["cacert"], cert=files["stranger"])
     assert kind == "client-certificate"
     assert "does not accept the client certificate" in message
+
+
+@contextlib.contextmanager
+def resetting(certificate, then):
+    """Resets its first connection at the request; sends the rest on to the port `then`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+
+    def serve(listener):
+        with listener.accept()[0] as connection:
+            connection.settimeout(20)
+            tls = context.wrap_socket(connection, server_side=True)
+            tls.recv(1)
+            tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            tls.close()
+        with listener.accept()[0] as near, socket.create_connection(("127.0.0.1", then)) as far:
+            back = threading.Thread(target=pass_on, args=[far, near])
+            back.start()
+            pass_on(near, far)
+            back.join(20)
+
+    def pass_on(source, target):
+        source.settimeout(20)
+        with contextlib.suppress(OSError):
+            while data := source.recv(100_000):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=[listener], daemon=True)
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/"
+    thread.join(20)
+
+
+@pytest.mark.parametrize("cert", [None, "stranger"])
+async def test_f04_an_alert_that_a_reset_overtook(cert, authority, files, way):
+    """Under TLS 1.3 it is listened for on a connection on which nothing is written."""
+    certificate = authority.issue_cert("127.0.0.1")
+    cert = cert and files[cert]
+    with (
+        serving(certificate, clients=authority, versions=(V13, V13)) as url,
+        resetting(certificate, int(url.split(":")[2][:-1])) as first,
+    ):
+        kind, message = await refusal(first, cacert=files["cacert"], cert=cert)
+    assert kind == "client-certificate"
+    assert ("does not accept" if cert else "asks for a client certificate") in message
 
 
 @pytest.mark.parametrize("version", [V12, V13])
