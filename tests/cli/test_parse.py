@@ -46,3 +46,15 @@ def test_parse_reads_large_responses(tmp_path):
     """All rows of a body that is swept."""
     done = parse(tmp_path, LARGE)
     assert (done.returncode, done.stdout.count("\n")) == (0, 2_000)
+
+
+@pytest.mark.parametrize(("own", "strays"), [("c1", 0), ("other", 5)])
+def test_parse_warns_of_another_courses_rows(tmp_path, own, strays):
+    """They are kept with their own id, as in a run, and said to be another's."""
+    sent = f"<ns1:contentItemId>{own}</ns1:contentItemId></ns1:status>".encode()
+    done = parse(
+        tmp_path, statuses(GOOD).replace(b"</ns1:progress></ns1:status>", b"</ns1:progress>" + sent)
+    )
+    assert (done.returncode, done.stdout.count("\n")) == (0, 5)
+    assert done.stdout.count('"_contentItemId":"other"') == strays
+    assert ("c1.xml: 5 of its rows name another course" in done.stderr) is bool(strays)

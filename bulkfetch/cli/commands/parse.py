@@ -45,8 +45,13 @@ def parse(
     with writing(output, overwrite=overwrite) as write:
         for file in files:
             try:
-                with _rows_of(file, course_id or Path(file).stem) as rows:
+                with _rows_of(file, course_id or Path(file).stem) as (rows, strays):
                     write(rows.ndjson())
+                if strays:
+                    voice.warn(
+                        f"{file}: {strays:,} of its rows name another course, kept as "
+                        "_contentItemId: say the course's id with --id, if it is that one"
+                    )
             except CourseError as error:
                 failed += 1
                 voice.fail(f"{file}: {error.message}", exit_code=1, kind=error.kind)
@@ -54,19 +59,21 @@ def parse(
 
 
 @contextmanager
-def _rows_of(file: str, course_id: str) -> Iterator[Spool]:
-    """Read all rows of a response; raises CourseError when it is not one, or cannot be read."""
+def _rows_of(file: str, course_id: str) -> Iterator[tuple[Spool, int]]:
+    """Read all rows of a response, and how many name another course.
+
+    Raises CourseError when it is none, or cannot be read.
+    """
     from bulkfetch._output.spool import Spool
 
     spool = Spool()
     try:
-        _read(file, course_id, spool)
-        yield spool
+        yield spool, _read(file, course_id, spool)
     finally:
         spool.close()
 
 
-def _read(file: str, course_id: str, spool: Spool) -> None:
+def _read(file: str, course_id: str, spool: Spool) -> int:
     from bulkfetch._domain.model import GET_FINAL_STATUSES
     from bulkfetch._ids.check import check_id
     from bulkfetch._soap.parser import ResponseParser, parse_file
@@ -86,6 +93,7 @@ def _read(file: str, course_id: str, spool: Spool) -> None:
         raise judge_saved(error, parser.beginning) from None
     except OSError as error:
         raise CourseError("file", f"cannot be read: {error.strerror or error}") from None
+    return encode.strays
 
 
 @contextmanager
