@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 
 __all__ = ["asked_pause", "parse_retry_after"]
 
+_DAY: Final = 86_400.0
 _SECONDS: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 
 
 def asked_pause(headers: Mapping[str, str], now: float) -> float | None:
     """Return the pause in seconds that an answer's headers ask for, None if they ask for none.
 
-    One until a date counts from the answer's own Date, so that it is right whatever this machine's
-    clock says; `now` is the Unix time, for an answer without one.
+    One until a date counts from the answer's own Date, so that it is right though this machine's
+    clock is not; `now` is the Unix time, for an answer without one, or one that is days off.
     """
     sent = _unix_time(headers.get("Date", ""))
-    return parse_retry_after(headers.get("Retry-After"), now if sent is None else sent)
+    if sent is None or abs(sent - now) > _DAY:
+        sent = now
+    return parse_retry_after(headers.get("Retry-After"), sent)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

@@ -35,7 +35,7 @@ from bulkfetch._http.session import (
     known,
     open_session,
 )
-from bulkfetch._http.tls import Trust
+from bulkfetch._http.tls import LateAlerts, Trust
 from bulkfetch._http.transport import Sealed
 from bulkfetch._http.trouble import BEFORE_THE_HEAD
 
@@ -139,7 +139,7 @@ class DirectTransport:
         self.total, self.silence = options.timeout, options.read_timeout
         self.options = options
         self.alone = Alone()
-        self.answered = False
+        self.alerts = LateAlerts(self.trust)
         self._connecting = aiohttp.ClientTimeout(
             total=None,
             connect=min(options.timeout, options.connect_timeout),  # name and all addresses
@@ -248,7 +248,7 @@ class _DirectExchange:
             message = await self._converse()
         except BEFORE_THE_HEAD as error:
             raise await judged(owner, self._url, self._body, error) from None
-        owner.answered = True
+        owner.alerts.answered(self._url)
         assert self._content is not None
         return HttpReply(message.code, message.headers, self._content, owner.options.max_ratio)
 

@@ -20,7 +20,7 @@ from yarl import URL
 from bulkfetch._config.setting import Secret
 from bulkfetch._http.listener import LONGEST_LINE, Handler
 from bulkfetch._http.reply import HttpReply
-from bulkfetch._http.tls import Trust, late_alert, tls_trouble
+from bulkfetch._http.tls import LateAlerts, Trust, tls_trouble
 from bulkfetch._http.trouble import BEFORE_THE_HEAD, Way, before_the_head, proxy_refusal
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class HttpTransport:
         self.kept = not (own and known())
         self.trust = Trust(options)
         self.alone = Alone()
-        self.answered = False
+        # A caller's session may connect in ways of its own.
+        self.alerts = LateAlerts(self.trust) if own and not options.proxy else None
         self.timeout = aiohttp.ClientTimeout(
             total=options.timeout,
             # A caller's session may make us wait for one of its connections, which is no fault.
@@ -110,7 +111,8 @@ class _SessionExchange:
             response = self._response = await self._ask()
         except BEFORE_THE_HEAD as error:
             raise await judged(owner, self._url, self._body, error, kept=owner.kept) from None
-        owner.answered = True
+        if owner.alerts:
+            owner.alerts.answered(self._url)
         if response.status == 407 and owner.proxy:
             response.close()
             raise proxy_refusal(407, self._way())
@@ -188,17 +190,12 @@ async def judged(
     *,
     kept: bool = False,
 ) -> CourseError:
-    """Say what an exception before the head means; see `before_the_head`.
-
-    Before anything was answered a lost connection may be a refused certificate: that is asked.
-    """
+    """Say what an exception before the head means; see `before_the_head` and `LateAlerts`."""
     way = Way.of(url, owner.options)
     verdict = before_the_head(error, way, kept=kept)
-    unheard = url.startswith("https:") and not (owner.answered or way.proxy)
-    if unheard and verdict.kind == "disconnected":
-        reason = await late_alert(URL(url), context=owner.trust.context())
-        if reason:
-            verdict = tls_trouble(reason, way.server(), certified=way.certified)
+    lost = verdict.kind == "disconnected" and url.startswith("https:")
+    if lost and owner.alerts and (reason := await owner.alerts.at(url)):
+        verdict = tls_trouble(reason, way.server(), certified=way.certified)
     owner.alone.note(verdict, body)
     return verdict
 

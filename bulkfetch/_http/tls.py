@@ -12,6 +12,8 @@ import re
 import ssl
 from typing import TYPE_CHECKING, Final
 
+from yarl import URL
+
 from bulkfetch._domain.errors import (
     ConfigurationError,
     CourseError,
@@ -24,8 +26,6 @@ from bulkfetch._http.shortage import local_fault
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from yarl import URL
 
     from bulkfetch._config.options import Options
 
@@ -144,24 +144,49 @@ def tls_reason(error: BaseException) -> str:
     return named[1] if named else ""
 
 
-async def late_alert(url: URL, *, context: ssl.SSLContext | bool) -> str:
-    """Return `tls_reason` of an alert that follows the handshake, nothing if none comes.
+class LateAlerts:
+    """What servers say of our certificate behind the handshake; each is asked once.
 
     Under TLS 1.3 a server judges a client's certificate when the handshake has ended for the
     client. It may reset the connection behind its alert, and a request written then fails before
-    the alert was read. So this connects once more and only listens.
+    the alert was read. So this connects once more and only listens: for nothing else than that, and
+    only to a server that has answered nothing yet.
     """
-    writer = None
-    try:
-        async with asyncio.timeout(_LONGEST_LISTENING):
-            reader, writer = await asyncio.open_connection(url.host, url.port, ssl=context)
-            await reader.read(1)
-    except OSError as error:  # ssl.SSLError and TimeoutError are some
-        return tls_reason(error)
-    finally:
-        if writer is not None:
-            writer.transport.abort()
-    return ""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        self._said: dict[str, str] = {}
+
+    def answered(self, url: str) -> None:
+        """Let the server at this address never be asked."""
+        self._said[url] = ""
+
+    async def at(self, url: str) -> str:
+        """Return the alert's name as `tls_reason` does; nothing if none is known."""
+        if url not in self._said:
+            self._said[url] = ""  # whoever comes meanwhile tries again in any case
+            self._said[url] = await self._listen(URL(url))
+        return self._said[url]
+
+    async def _listen(self, url: URL) -> str:
+        host, writer, reason = url.raw_host or "", None, ""
+        try:
+            async with asyncio.timeout(_LONGEST_LISTENING):
+                reader, writer = await asyncio.open_connection(
+                    host,
+                    url.port,
+                    ssl=self._trust.context(),
+                    server_hostname=host.rstrip("."),
+                )
+                await reader.read(1)
+        except OSError as error:  # ssl.SSLError and TimeoutError are some
+            reason = tls_reason(error)
+        except (CourseError, ValueError, RuntimeError):
+            pass  # short of files or threads, or no name for Python: nothing was heard
+        finally:
+            if writer is not None:
+                writer.transport.abort()
+        return reason if _OURS.fullmatch(reason) else ""
 
 
 def tls_trouble(reason: str, name: str, *, certified: bool) -> CourseError:

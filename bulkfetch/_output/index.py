@@ -14,7 +14,7 @@ import os
 import tempfile
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import Counter
+from collections import Counter, deque
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import chain, pairwise
@@ -42,7 +42,11 @@ _BUCKET: Final = 128
 """Records that are read to find one: 2 KiB."""
 _ROWS: Final = b"\xc0"
 """Where the words on fetched courses begin."""
-_IN_A_ROW: Final = 16
+_FAR_ONES: Final = 256
+_NEAR_PAYS: Final = 64
+"""So many of the last courses looked up one by one out of one file, and all of it is read: some
+100 cost as much."""
+_MOST_NEAR: Final = 4
 _MOST_STALE: Final = 1 << 14
 _MOST_RUNS: Final = 4
 """Sorted files that are looked into one by one before those of like size are merged."""
@@ -213,11 +217,13 @@ class Index:
 class Frozen:
     """What was known of each course at one moment; for one thread.
 
-    Ids are mostly asked for in the order in which they came: after a few in a row out of one of
-    the sorted files that file is kept in memory, which is five times faster.
+    Ids are mostly asked for in the order in which they came: sorted files out of which many of
+    the last ones came are kept in memory, a few at a time, which is five times faster.
     """
 
-    __slots__ = ("_arrived", "_in_a_row", "_last", "_near", "_recent", "_stale", "_whole")
+    __slots__ = (
+        *("_answer", "_arrived", "_asked", "_far_ones", "_near", "_recent", "_stale", "_whole"),
+    )
 
     def __init__(
         self,
@@ -230,32 +236,41 @@ class Frozen:
         self._recent = recent
         self._arrived = arrived
         self._stale = stale
-        self._near: Mapping[bytes, bytes] = {}
-        self._last = self._in_a_row = 0
+        self._near: deque[Mapping[bytes, bytes]] = deque(maxlen=_MOST_NEAR)
+        self._far_ones: deque[int] = deque(maxlen=_FAR_ONES)
+        self._asked: str | None = None
+        self._answer = 0
 
     def __bool__(self) -> bool:
         return bool(self._recent or self._whole)
 
     def outcome(self, course_id: str) -> int:
         """Return what had become of a course, 0 if nothing was known of it."""
-        key = key_of(course_id)
-        word = self._near.get(key)
-        if word is None or not (word >= _ROWS or self._is_last(key)):
-            word = self._recent.get(key) or self._far(key)
-        return word[0] >> 6 if word else 0
+        if course_id != self._asked:  # each is asked for twice: is it settled, has it failed
+            word = self._word(key_of(course_id))
+            self._asked, self._answer = course_id, word[0] >> 6 if word else 0
+        return self._answer
 
-    def _is_last(self, key: bytes) -> bool:
-        return self._stale is not None and key not in self._stale
+    def _word(self, key: bytes) -> bytes | None:
+        for words in self._near:
+            word = words.get(key)
+            if word is not None and self._is_last(key, word):
+                return word
+        return self._recent.get(key) or self._far(key)
+
+    def _is_last(self, key: bytes, word: bytes) -> bool:
+        """Whether a word out of a file of some commits is known to be the last one."""
+        return word >= _ROWS or (self._stale is not None and key not in self._stale)
 
     def _far(self, key: bytes) -> bytes | None:
         word = self._whole.find(key) if self._whole else None
-        if word is None:
-            return None
+        if word is None or not self._is_last(key, word):
+            return word
         run = bisect_right(self._arrived, Entry.of(word).commit, key=itemgetter(0)) - 1
-        self._in_a_row = self._in_a_row + 1 if run == self._last else 0
-        self._last = run
-        if self._in_a_row == _IN_A_ROW and run >= 0:
-            self._near = self._arrived[run][1].words()
+        self._far_ones.append(run)
+        if run >= 0 and self._far_ones.count(run) == _NEAR_PAYS:
+            self._near.appendleft(self._arrived[run][1].words())
+            self._far_ones.clear()
         return word
 
 

@@ -99,13 +99,16 @@ def read_commits(
     """Yield each commit of the output `path` with its bytes, for another output to adopt.
 
     `ledger` is what was read of it. The bytes are unchecked, and good until the next commit is
-    asked for.
+    asked for. Raises OutputError if the journal is another one by now.
     """
-    layout = Layout.of(path)
+    layout, found = Layout.of(path), 0
     with open_data(layout) as file:
         for number, frame in chosen(ledger, _blocks(layout), lambda _number: True):
             failed = ledger.judged(frame, ledger.places[number])
             yield replace(frame, failed=failed), _slice(file, frame.start, frame.end)
+            found += 1
+    if found < len(ledger.ends):
+        raise OutputError(f"{layout.journal} was changed while it was read: run this again")
 
 
 def _slice(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:

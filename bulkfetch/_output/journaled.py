@@ -221,7 +221,8 @@ class JournaledFile:
     @property
     def new(self) -> bool:
         """Whether nothing is known of any course."""
-        return not (self._ledger.asked or self._sealed)
+        written = self._written.courses or self._written.failed
+        return not (self._ledger.asked or self._sealed or written)
 
     def commit(self) -> None:
         """Journal what was written; on return it is as safe as the durability says."""
@@ -406,7 +407,7 @@ class JournaledFile:
 
     def _complete(self, done: Done) -> None:
         self._go_on()
-        if self._codec and not (self._ledger.end or self._written.nbytes):
+        if self._codec and not (self._end() or self._written.nbytes):
             # A compressed file without any member is no such file to the standard tools.
             self._append([b""])
         self._commit()

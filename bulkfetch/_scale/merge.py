@@ -160,7 +160,9 @@ def open_whole(
 def take_over(sink: JournaledFile, pieces: Sequence[Piece], seen: Seen) -> None:
     """Take over each commit that the open `sink` does not hold, as those `seen`, which grow."""
     # Parts of one cut have no course in common, so those of a new output need no looking up.
-    apart = sink.new and len({piece.of for piece in pieces}) == 1 and all(p.pure for p in pieces)
+    cuts, numbers = {piece.of for piece in pieces}, {piece.number for piece in pieces}
+    one_cut = len(cuts) == 1 and len(numbers) == len(pieces)
+    apart = sink.new and one_cut and all(piece.pure for piece in pieces)
     for piece in pieces:
         if not piece.ledger.ends:
             continue  # which may have no data either

@@ -87,3 +87,5 @@ def test_a_pause_until_a_date_counts_from_the_servers_clock(ahead):
     assert asked_pause({"Retry-After": until, "Date": "now"}, NOW + ahead) == max(0, 7 - ahead)
     assert asked_pause({"Retry-After": "5", "Date": headers["Date"]}, NOW + ahead) == 5
     assert asked_pause({"Date": until}, NOW) is None
+    far = headers | {"Date": "Thu, 01 Jan 1970 00:00:00 GMT"}
+    assert asked_pause(far, NOW) == 7

@@ -12,6 +12,7 @@ import ssl
 import struct
 import threading
 
+import aiohttp
 import pytest
 import trustme
 from answers import GOOD, options, run, statuses
@@ -161,23 +162,34 @@ async def test_f04_a_client_certificate_that_is_not_accepted(version, authority,
 
 
 @contextlib.contextmanager
-def resetting(certificate, then):
-    """Resets its first connection at the request; sends the rest on to the port `then`."""
+def resetting(certificate, then=None):
+    """Resets its first connection at the request; sends the next one on to the port `then`.
+
+    Without `then` it resets each, and ends those on which nobody asks. Gives URL and connections.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
+    met = []
+
+    def reset(connection):
+        met.append(connection)
+        connection.settimeout(0.5)
+        tls = context.wrap_socket(connection, server_side=True)
+        with contextlib.suppress(TimeoutError):
+            tls.recv(1)
+        tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        tls.close()
 
     def serve(listener):
-        with listener.accept()[0] as connection:
-            connection.settimeout(20)
-            tls = context.wrap_socket(connection, server_side=True)
-            tls.recv(1)
-            tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            tls.close()
-        with listener.accept()[0] as near, socket.create_connection(("127.0.0.1", then)) as far:
-            back = threading.Thread(target=pass_on, args=[far, near])
-            back.start()
-            pass_on(near, far)
-            back.join(20)
+        with contextlib.suppress(OSError):
+            reset(listener.accept()[0])
+            while then is None:
+                reset(listener.accept()[0])
+            with listener.accept()[0] as near, socket.create_connection(("127.0.0.1", then)) as far:
+                back = threading.Thread(target=pass_on, args=[far, near])
+                back.start()
+                pass_on(near, far)
+                back.join(20)
 
     def pass_on(source, target):
         source.settimeout(20)
@@ -189,7 +201,8 @@ def resetting(certificate, then):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=[listener], daemon=True)
         thread.start()
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/", met
+        listener.shutdown(socket.SHUT_RDWR)
     thread.join(20)
 
 
@@ -200,11 +213,31 @@ async def test_f04_an_alert_that_a_reset_overtook(cert, authority, files, way):
     cert = cert and files[cert]
     with (
         serving(certificate, clients=authority, versions=(V13, V13)) as url,
-        resetting(certificate, int(url.split(":")[2][:-1])) as first,
+        resetting(certificate, int(url.split(":")[2][:-1])) as (first, _),
     ):
         kind, message = await refusal(first, cacert=files["cacert"], cert=cert)
     assert kind == "client-certificate"
     assert ("does not accept" if cert else "asks for a client certificate") in message
+
+
+async def test_a_server_that_resets_is_listened_to_once(authority, files, way):
+    """However many requests it resets; what it does otherwise then is no verdict."""
+    with resetting(authority.issue_cert("127.0.0.1")) as (url, met):
+        ids = [f"c{number}" for number in range(4)]
+        result = await run(ids, url, cacert=files["cacert"], retries=1, patience=0, concurrency=1)
+    assert set(result.kinds) == {"disconnected"}
+    assert len(met) == len(result.kinds) + 1
+
+
+async def test_a_callers_session_is_not_gone_past(authority):
+    """It may connect in ways of its own, here with an authority of its own."""
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    with resetting(authority.issue_cert("127.0.0.1")) as (url, _):
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as session:
+            setup = {"session": session}
+            result = await run(endpoint=url, retries=1, patience=0, setup=setup)
+    assert set(result.kinds) == {"disconnected"}
 
 
 @pytest.mark.parametrize("version", [V12, V13])

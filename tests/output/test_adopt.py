@@ -117,3 +117,18 @@ def test_bytes_that_are_not_what_was_committed(paths):
     parts[0].write_bytes(good)
     merge(parts, path)
     assert path.read_bytes() == b"".join(map(data_of, parts))
+
+
+def test_several_that_are_apart_become_safe_at_the_end(paths):
+    """They need no commit of their own, and a compressed whole gets no empty member."""
+    parts, path = paths
+    with contextlib.closing(sink_on(path)) as sink:
+        sink.open()
+        assert sink.new
+        for part in parts:
+            for frame, blocks in read_commits(part, read_ledger(part)):
+                sink.adopt(frame, blocks, [], apart=True)
+        assert not sink.new
+        sink.finish({})
+    assert path.read_bytes() == b"".join(map(data_of, parts))
+    assert verify(path).sound

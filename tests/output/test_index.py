@@ -17,6 +17,7 @@ from bulkfetch._output.index import (
     Entry,
     Index,
     _Room,
+    _Run,
     key_of,
 )
 from bulkfetch._output.ledger import replay
@@ -98,6 +99,25 @@ def test_what_is_asked_in_the_order_of_coming_is_told_right(few):
     found = [frozen.outcome(name) for name in names]
     assert found[::7] == [(REFUSED, FETCHED)[number % 2] for number in range(len(names[::7]))]
     assert {one for at, one in enumerate(found) if at % 7} == {FAILED}
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_courses_of_several_nights_are_looked_up_without_reading_all_again(twice, monkeypatch):
+    """Asked in the order of coming: files are kept, not read anew at each change between them."""
+    read = []
+    words = _Run.words
+    monkeypatch.setattr(_Run, "words", lambda run: (read.append(run), words(run))[1])
+    index = Index(few=2_000)
+    names = [f"c{number}" for number in range(20_000)]
+    index.put(names[::10], Entry(FETCHED, 0, 0))
+    for night in range(1, 3 if twice else 2):
+        for start in range(0, len(names), 2_000):
+            failed = [name for at, name in enumerate(names[start : start + 2_000]) if at % 10]
+            index.put(failed, Entry(FAILED, 0, night * 100 + start // 2_000))
+    frozen = index.frozen()
+    found = [(frozen.outcome(name), frozen.outcome(name)) for name in names]  # as a run does
+    assert found == ([(FETCHED, FETCHED)] + [(FAILED, FAILED)] * 9) * 2_000
+    assert len(read) <= 12
 
 
 def test_courses_that_were_fetched_twice_are_noted():

@@ -5,6 +5,7 @@ import gzip
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zlib import crc32
@@ -21,8 +22,8 @@ from bulkfetch._output.file import POSIX
 from bulkfetch._output.inspect import read_ledger, verify
 from bulkfetch._output.journaled import JournaledFile
 from bulkfetch._output.layout import Layout
-from bulkfetch._output.parts import replace_parts
-from bulkfetch._scale.merge import merge, open_whole
+from bulkfetch._output.parts import Seen, replace_parts
+from bulkfetch._scale.merge import merge, open_whole, read_piece, take_over
 from bulkfetch._scale.shards import absorb
 
 MARKS = {"endpoint": "acme.example", "method": "GetFinalStatuses", "stamp": "false"}
@@ -150,8 +151,10 @@ def parts_of_a_cut(folder, suffix=""):
 
 @SUFFIXES
 @pytest.mark.parametrize("make", [two_parts, parts_of_a_cut])
-def test_killed_at_any_moment(make, suffix, tmp_path, monkeypatch):
+@pytest.mark.parametrize("together", [2, 64])
+def test_killed_at_any_moment(make, together, suffix, tmp_path, monkeypatch):
     """After a kill at any change of a file the same merge makes what it would have made."""
+    monkeypatch.setattr("bulkfetch._output.journaled._MANY", together)
     parts = make(tmp_path, suffix=suffix)
     whole = b"".join(map(data_of, parts))
     moment, done = 0, False
@@ -451,6 +454,46 @@ def test_a_course_twice_in_a_part(tmp_path):
     ]
     with pytest.raises(OutputError, match=r"course 'c4' has its rows in .* already"):
         merge(parts, tmp_path / "out.ndjson")
+
+
+def test_a_course_that_the_whole_has(tmp_path):
+    """... and one of an earlier merge, though the parts of this one have none in common."""
+    out = tmp_path / "out.ndjson"
+    merge([make_part(tmp_path / "old.ndjson", "0/2", [["c4"], ["c5"]])], out, partial=True)
+    parts = [
+        make_part(tmp_path / "p0.ndjson", "0/2", [["c4"]]),
+        make_part(tmp_path / "p1.ndjson", "1/2", [["c1"]]),
+    ]
+    with pytest.raises(OutputError, match=r"course 'c4' has its rows in .* already"):
+        merge(parts, out)
+
+
+def test_a_part_begun_anew_while_it_is_merged(tmp_path, monkeypatch):
+    """Its journal is not the one that was looked at: nothing of it is left out unseen."""
+    parts, out = parts_of_a_cut(tmp_path), tmp_path / "out.ndjson"
+
+    seen_of = Seen.of
+
+    def begun_anew(path):
+        seen = seen_of(path)
+        for name in ("", ".journal", ".manifest.json", ".failed.ndjson"):
+            Path(f"{parts[1]}{name}").unlink(missing_ok=True)
+        make_part(parts[1], "1/2", [["c1"]])
+        return seen
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bulkfetch._scale.merge.Seen.of", begun_anew)
+        with pytest.raises(OutputError):
+            merge(parts, out)
+
+
+def test_a_copy_of_a_part_under_another_number(tmp_path):
+    """It is no part of its own, whatever leads to it."""
+    twins = [read_piece(make_part(tmp_path / f"{n}.ndjson", "0/2", [["c4"]])) for n in "ab"]
+    with contextlib.closing(open_whole(tmp_path / "out.ndjson", MARKS)) as sink:
+        sink.open()
+        with pytest.raises(OutputError, match="course 'c4'"):
+            take_over(sink, [replace(twins[0], number=0), twins[1]], Seen())
 
 
 def test_a_flipped_byte(tmp_path):

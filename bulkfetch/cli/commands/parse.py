@@ -48,9 +48,10 @@ def parse(
                 with _rows_of(file, course_id or Path(file).stem) as (rows, strays):
                     write(rows.ndjson())
                 if strays:
+                    advice = "" if course_id else ": if that is the course, name it with --id"
                     voice.warn(
                         f"{file}: {strays:,} of its rows name another course, kept as "
-                        "_contentItemId: say the course's id with --id, if it is that one"
+                        f"_contentItemId{advice}"
                     )
             except CourseError as error:
                 failed += 1
