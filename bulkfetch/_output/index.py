@@ -246,17 +246,18 @@ class Frozen:
 
     def outcome(self, course_id: str) -> int:
         """Return what had become of a course, 0 if nothing was known of it."""
-        if course_id != self._asked:  # each is asked for twice: is it settled, has it failed
-            word = self._word(key_of(course_id))
-            self._asked, self._answer = course_id, word[0] >> 6 if word else 0
-        return self._answer
-
-    def _word(self, key: bytes) -> bytes | None:
+        # Not a call more than needed: a million of them is a second of every resumption.
+        if course_id == self._asked:  # each is asked for twice: is it settled, has it failed
+            return self._answer
+        key = blake2b(course_id.encode(), digest_size=_KEY).digest()
         for words in self._near:
             word = words.get(key)
-            if word is not None and self._is_last(key, word):
-                return word
-        return self._recent.get(key) or self._far(key)
+            if word is not None and (word >= _ROWS or self._is_last(key, word)):
+                break
+        else:
+            word = self._recent.get(key) or self._far(key)
+        self._asked, self._answer = course_id, word[0] >> 6 if word else 0
+        return self._answer
 
     def _is_last(self, key: bytes, word: bytes) -> bool:
         """Whether a word out of a file of some commits is known to be the last one."""

@@ -112,7 +112,8 @@ class Ledger:
     def _known(self, outcomes: Container[int], but: Container[str] = frozenset()) -> Container[str]:
         if self._opened is not None and not self._opened:
             return frozenset()  # a new output knows none: each id would be looked up for nothing
-        return _Known(self, outcomes, but)
+        known = self._index if self._opened is None else self._opened
+        return _Known(known.outcome, outcomes, but)
 
     def go_live(self) -> None:
         """Say that a run adds to it from now on."""
@@ -191,11 +192,6 @@ class Ledger:
             return frame.failed
         return [replace(one, settled=one.settled and one.kind != _UNKNOWN) for one in frame.failed]
 
-    def knows(self, course_id: str, outcomes: Container[int]) -> bool:
-        """Whether one of these outcomes was the last word on a course when the run began."""
-        known = self._index if self._opened is None else self._opened
-        return known.outcome(course_id) in outcomes
-
     def holds(self, course_id: str) -> bool:
         """Whether a course is known to have its rows, whenever they came."""
         return self._index.outcome(course_id) == FETCHED
@@ -231,16 +227,19 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The courses of a ledger with one of these outcomes; of those in `but` the fetched."""
+    """The courses with one of these outcomes; of those in `but` the fetched."""
 
-    ledger: Ledger
+    outcome: Callable[[str], int]
     outcomes: Container[int]
-    but: Container[str] = frozenset()
+    but: Container[str]
 
     def __contains__(self, course_id: object) -> bool:
-        if not isinstance(course_id, str) or not self.ledger.knows(course_id, self.outcomes):
+        if (
+            not isinstance(course_id, str)
+            or (found := self.outcome(course_id)) not in self.outcomes
+        ):
             return False
-        return course_id not in self.but or self.ledger.knows(course_id, {FETCHED})
+        return found == FETCHED or course_id not in self.but
 
 
 def _last_of(failed: Iterable[FailedCourse]) -> Iterable[FailedCourse]:
