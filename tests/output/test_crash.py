@@ -277,7 +277,8 @@ def kill_the_command(tmp_path, courses, times, seed):
         while killed < times:
             output = tmp_path / f"out-{outputs}.ndjson"
             words = fetch(server, output, tmp_path / "ids.txt", "--no-adaptive", "-q")
-            while not output.exists():
+            # One killed between publishing and the manifest is finished by the same command.
+            while not output.with_name(f"{output.name}.manifest.json").exists():
                 began = time.monotonic()
                 # The first run is left alone, to see how long one takes; starting is half of it.
                 again = outputs and killed < times
