@@ -214,7 +214,10 @@ def _outcome(ledger: Ledger, listed: int | None) -> str:
     counts = ledger.outcomes()
     fetched, asked = counts["fetched"], sum(counts.values())
     left_out = listed is not None and listed > asked
-    words = {"refused": "were refused", "failed": "failed"}
+    words = {
+        "refused": f"{'was' if counts['refused'] == 1 else 'were'} refused",
+        "failed": "failed",
+    }
     without = " and ".join(f"{counts[name]:,} {words[name]}" for name in words if counts[name])
     if ledger.done is None:
         of_list = f" of {listed:,}" if left_out else ""

@@ -564,7 +564,7 @@ def test_what_a_partial_merge_lacks_is_told_wherever_it_is_looked_at(tmp_path):
     assert told() == (
         ["  partial  1 of 2 parts"],
         "finished, 1 of 2 parts",
-        f"Finished with 1 of 2 parts, but 1 were refused: 3 courses fetched, {rows} rows.",
+        f"Finished with 1 of 2 parts, but 1 was refused: 3 courses fetched, {rows} rows.",
     )
     bulkfetch("merge", *parts, "-o", out, "--partial")
     assert told()[1] == "finished, 2 of 2 parts, 1 of them unfinished"
