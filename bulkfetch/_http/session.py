@@ -11,7 +11,7 @@ import asyncio
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from bulkfetch._config.options import Options
     from bulkfetch._domain.errors import CourseError
-    from bulkfetch._http.direct import DirectTransport
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks for what no event tells of: a deadline, a chunk that is broken."""
@@ -182,8 +181,21 @@ class Alone:
         return {**headers, "Connection": "close"}
 
 
+class Judging(Protocol):
+    """What a transport has that judges what came before the head."""
+
+    @property
+    def options(self) -> Options: ...
+
+    @property
+    def alone(self) -> Alone: ...
+
+    @property
+    def alerts(self) -> LateAlerts | None: ...
+
+
 async def judged(
-    owner: HttpTransport | DirectTransport,
+    owner: Judging,
     url: str,
     body: bytes,
     error: Exception,
