@@ -72,6 +72,12 @@ class _Course:
     stale: bool = False
     probe: bool = False
     first: CourseError | None = None
+    tried: tuple[float, float] = (0.0, 0.0)
+    """When the last two tries were made."""
+
+
+async def _never(*_: object) -> bool:
+    return False
 
 
 class Fetcher:
@@ -80,7 +86,9 @@ class Fetcher:
     `in_flight` holds the ids whose request is under way; `strayed` counts answers with rows
     that name another course than the one asked for. `sleep` is how retries wait; `proven` tells
     whether this account has fetched anything, without which some retries make no sense; `suspect`
-    whether the service may be failing, which makes more of them sensible; `paused` is
+    whether the service may be failing, which makes more of them sensible; `excuses` tells of a
+    course that used up its tries, how many controls had failed before them, and when the last but
+    one was made, whether the server was to blame; then they begin anew; `paused` is
     told for how many seconds nothing starts, and why.
     """
 
@@ -96,6 +104,8 @@ class Fetcher:
         waits: Callable[[Wait, CourseError], None],
         proven: Callable[[], bool] = lambda: False,
         suspect: Callable[[], bool] = lambda: False,
+        excuses: Callable[[CourseError, int, float], Awaitable[bool]] = _never,
+        failed_controls: Callable[[], int] = lambda: 0,
         paused: Callable[[float, str], object] = lambda *_: None,
         spool_directory: str | None = None,
         run_id: str = "",
@@ -112,6 +122,7 @@ class Fetcher:
         self._attempted = attempted
         self._waits = waits
         self._proven, self._suspect = proven, suspect
+        self._excuses, self._failed_controls = excuses, failed_controls
         self._paused = paused
         self._directory = spool_directory
         self._run_id = run_id
@@ -126,15 +137,29 @@ class Fetcher:
         began = time.monotonic()
         course = _Course(course_id, Spool(self._directory))
         try:
-            await self._all_attempts(course)
-        except CourseError as error:
-            course.rows.close()
-            bare = _without_frames(error)
-            return Failed(course_id, bare, course.attempts, time.monotonic() - began)
+            error = await self._all_rounds(course)
         except BaseException:
             course.rows.close()
             raise
-        return Fetched(course_id, course.rows, course.attempts, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        if error is not None:
+            course.rows.close()
+            return Failed(course_id, error, course.attempts, seconds)
+        return Fetched(course_id, course.rows, course.attempts, seconds)
+
+    async def _all_rounds(self, course: _Course) -> CourseError | None:
+        """Use up all tries, anew for each time that the server was to blame for it."""
+        while True:
+            before = self._failed_controls()
+            try:
+                await self._all_attempts(course)
+            except CourseError as error:
+                bare = _without_frames(error)
+            else:
+                return None
+            if not await self._excuses(bare, before, course.tried[0]):
+                return bare
+            course.renewed, course.first = False, None
 
     async def _all_attempts(self, course: _Course) -> None:
         try:  # directly: tenacity costs 19 us a call, a sixth of a small request
@@ -188,6 +213,7 @@ class Fetcher:
     async def _attempt(self, course: _Course) -> None:
         """Try once; what is not the course's fault is mended and tried again at once."""
         course.attempts += 1
+        course.tried = course.tried[1], time.monotonic()
         course.stale = False
         while True:
             course.rows.clear()

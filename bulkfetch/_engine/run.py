@@ -105,6 +105,8 @@ class Run:
             waits=self._waits,
             proven=lambda: self._rules.proven,
             suspect=lambda: self._rules.suspect,
+            excuses=self._excuses,
+            failed_controls=lambda: self._rules.failed_controls,
             paused=lambda seconds, cause: self._pauses.add(time.time(), seconds, cause),
             spool_directory=setup.spool_directory,
             run_id=setup.run_id,
@@ -351,6 +353,21 @@ class Run:
             self._holding.look()
         if self._hooks.attempt:
             self._hooks.attempt(Attempt(course_id, number, seconds, error))
+
+    async def _excuses(self, error: CourseError, before: int, tried: float) -> bool:
+        """Whether the server is to blame that a course used up its tries: no control is answered.
+
+        `before`: how many controls had failed when its tries began; `tried`: when the last but one
+        was made.
+        """
+        if isinstance(error, Refused) or not self._options.retries or self._stopping:
+            return False
+        if self._rules.doubt(time.monotonic(), tried):
+            self._holding.look()
+        await self._holding.at_rest()
+        if excused := self._rules.failed_controls > before:
+            self._tally.retried(error.kind)
+        return excused
 
     async def _probe(self, course_id: str) -> CourseError | None:
         began = time.monotonic()

@@ -4,7 +4,9 @@ Counting failures alone cannot tell a dead server from bad courses, since at the
 bad ones are left. What tells them apart is a control: once anything was fetched, a hold asks again
 for a course that was fetched. If its rows come, the service works and the failures are the courses'
 own; if not, the hold goes on until patience has passed. Distinct courses count, not requests, and
-only since the last good answer. Nothing is settled by a final fault until rows come after it.
+only since the last good answer. Before one of several is given up the control is asked, however
+few they are; while it is not answered their tries begin anew. Nothing is settled by a final fault
+until rows come after it.
 
 Pure: time is an argument. The run tells of each answer, follows the advice, and does the asking.
 
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 
 MANY: Final = 20
 """Courses with one and the same failure that make it the account's, not theirs."""
+_FEW: Final = 2
+"""... that are not a single course's trouble, once one of them used up its tries."""
 _SHARE: Final = 10
 """... or this part of the list, if that is more, before any rows came."""
 _UNPROVEN_PATIENCE: Final = 60.0
@@ -179,6 +183,9 @@ class Stopping:
         self._controls: list[tuple[float, str]] = [(inf, course_id) for course_id in controls]
         self._asked = 0
         self._probes = 0
+        self.failed_controls = 0
+        """Probes without a good answer so far: a course that was tried meanwhile proves nothing."""
+        self._doubtful, self._cleared = False, -inf
         self._lost = 0
         self._last_lost: CourseError | None = None
 
@@ -217,14 +224,25 @@ class Stopping:
         Rows show that the service works; after passing failures a final fault does, too.
         """
         if error is None:
-            self.absolved = not self._overloaded
+            self.absolved, self._cleared = not self._overloaded, now
             self._works()
             return None
         self.absolved = False
         if isinstance(error, Refused):
             self._api_answers()
         self._probes += 1
+        self.failed_controls += 1
         return self.advice(now, after_probe=True)
+
+    def doubt(self, now: float, tried: float) -> bool:
+        """Doubt that a course which used up its tries owes it to itself; whether to hold for that.
+
+        So it is when others failed since the last good answer, however few: a run of few requests
+        at once, or of slow ones, would lose courses before `breaker` of them failed. No doubt is
+        left when a control was answered since `tried`, the time of its last try but one.
+        """
+        self._doubtful = self._has_control and self._cleared < tried
+        return self.troubled(now)
 
     def lost(self, error: CourseError) -> None:
         """Note a course that ended without rows and without a final fault."""
@@ -348,8 +366,9 @@ class Stopping:
 
     def _same_answer(self) -> _Finding | None:
         least = MANY if self.proven else self._many
-        for streak in self._keys.values():
-            if len(streak) < least:
+        for key, streak in self._keys.items():
+            few = self._doubtful and not issubclass(key.verdict, Refused)
+            if len(streak) < (_FEW if few else least):
                 continue
             passing = is_passing(streak.last)
             patience = self._passing_patience if self.proven or passing else 0.0
@@ -358,6 +377,7 @@ class Stopping:
 
     def _refused(self) -> _Finding | None:
         least = self._refusals if self.proven else self._fewest
+        least = min(least, _FEW) if self._doubtful else least
         for way, words in _CAUSES.items():
             if (streak := self._ways.get(way)) is None or len(streak) < least:
                 continue
@@ -373,8 +393,9 @@ class Stopping:
         if (streak := self._ways.get(PASSING)) is None or self._breaker == inf:
             return None
         found = _Finding(streak, self._passing_patience, "the server fails", 5)
-        enough = len(streak) >= 2 or not self._answered
-        return found if len(streak) >= self._breaker or (found.is_due(now) and enough) else None
+        few = len(streak) >= _FEW or not self._answered
+        enough = len(streak) >= self._breaker or (self._doubtful and len(streak) >= _FEW)
+        return found if enough or (found.is_due(now) and few) else None
 
     def _token_may_be_dead(self, found: _Finding | None) -> bool:
         """Whether to try a new token, once a streak.
@@ -425,6 +446,7 @@ class Stopping:
     def _api_answers(self) -> None:
         """Take a final fault for what it shows: the API is there, if not for this account."""
         self._answered = True
+        self._doubtful = False
         self._ways.pop(PASSING, None)
         self._ways.pop(DIVERTED, None)
 
@@ -434,6 +456,7 @@ class Stopping:
         self._keys.clear()
         self._doubted.clear()
         self._probes, self._renewed, self._overloaded = 0, False, False
+        self._doubtful = False
 
 
 _K = TypeVar("_K")

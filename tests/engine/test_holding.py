@@ -358,6 +358,29 @@ def test_an_outage_of_a_minute_costs_little_more(kind):
     assert lost <= 45
 
 
+@pytest.mark.parametrize("concurrency", [1, 2, 8])
+@pytest.mark.parametrize("kind", [*OUTAGES, "unknown fault", "foreign", "401"])
+def test_no_course_is_lost_to_an_outage(kind, concurrency):
+    """However few are tried at once, and however slowly: before one is given up, a control is."""
+    reply = {**OUTAGES, **KINDS, "401": lambda: ScriptedReply(status=401)}[kind]()
+    server = Server(fails(1.0, 601.0, reply), latency=0.1)
+    outcomes, error, *_ = play(
+        server, IDS[:60], retries=5, patience=900, concurrency=concurrency, refusals=5
+    )
+    assert error is None
+    assert {type(outcome) for outcome in outcomes.values()} == {Fetched}
+
+
+def test_a_failing_course_costs_no_more_controls_than_tries():
+    """Each of two courses that never work is named, and the tries do not begin anew."""
+    server = Server(lambda _, course, __: BUSY if course in ("c3", "c4") else None)
+    outcomes, error, summary, *_ = play(server, IDS[:6], retries=2)
+    assert error is None
+    failed = {name: it.attempts for name, it in outcomes.items() if isinstance(it, Failed)}
+    assert failed == {"c3": 3, "c4": 3}
+    assert summary.requests <= 4 + 2 * 3 + 3
+
+
 @pytest.mark.parametrize("kind", DEAD)
 def test_requests_to_a_server_that_never_works(kind):
     """No more than the rules' docstring says, however long the list."""
