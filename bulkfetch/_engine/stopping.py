@@ -59,7 +59,7 @@ MANY: Final = 20
 _FEW: Final = 2
 """... that are not a single course's trouble, once one of them used up its tries."""
 _SHARE: Final = 10
-"""... or this part of the list, if that is more, before any rows came."""
+"""... or this part of the list, if that is more, before any rows came, of what does not pass."""
 _UNPROVEN_PATIENCE: Final = 60.0
 UNCONNECTED_PATIENCE: Final = 5.0
 """Seconds after which it is not tried again where no connection was ever made."""
@@ -365,12 +365,13 @@ class Stopping:
         return self._same_answer() or self._refused() or self._failing(now)
 
     def _same_answer(self) -> _Finding | None:
-        least = MANY if self.proven else self._many
         for key, streak in self._keys.items():
             few = self._doubtful and not issubclass(key.verdict, Refused)
-            if len(streak) < (_FEW if few else least):
-                continue
             passing = is_passing(streak.last)
+            # Of those that pass no more than `breaker` fail before the run is held.
+            many = MANY if self.proven or passing else self._many
+            if len(streak) < (_FEW if few else many):
+                continue
             patience = self._passing_patience if self.proven or passing else 0.0
             return _Finding(streak, patience, "the same answer for every course in a row", 4)
         return None

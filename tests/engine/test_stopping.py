@@ -111,6 +111,7 @@ def ends(stopping, now, *, after_probe=False):
         (UNKNOWN, 20, {}, 4, 0, 4),
         (UNKNOWN, 199, {"total": 2_000}, None, None, None),
         (SERVER, 20, {}, "hold", 60, 4),
+        (SERVER, 20, {"total": 806}, "hold", 60, 4),
         (SERVER, 19, {}, None, 60, 5),
         (FOREIGN, 20, SEEN, "hold", LONG, 4),
         (CLIENT, 20, SEEN, "hold", LONG, 4),
