@@ -192,7 +192,7 @@ class Run:
             failed_requests=tally.failed_requests,
             throttled=tally.throttled,
             in_flight=tuple(self._fetcher.in_flight)[:_SHOWN_IN_FLIGHT],
-            under_way=self._limiter.in_flight,
+            under_way=len(self._fetcher.in_flight),
             limit=self._limiter.limit,
             waiting=self._limiter.waiting,
             waited=dict(self._limiter.waited),

@@ -388,3 +388,17 @@ def test_requests_to_a_server_that_never_works(kind):
     assert (code in (4, 5), published) == (True, False)
     assert requests <= (20 * 6 + 8 + 9 if kind != "all unknown" else 300 + 8)
     assert seconds <= 66
+
+
+def test_what_waits_for_the_rate_is_not_under_way():
+    """A request that holds a slot and waits for its turn was not sent yet."""
+    seen = []
+
+    async def watch(run):
+        for _ in range(5):
+            await asyncio.sleep(1.0)
+            seen.append((run.state.under_way, run._limiter.in_flight))
+
+    play(Server(fails(0, 0), latency=0.3), IDS[:8], rate=1.0, meanwhile=watch)
+    assert {under_way for under_way, _ in seen} <= {0, 1}
+    assert max(slots for _, slots in seen) > 1
