@@ -56,6 +56,8 @@ _ERROR_LIMITS: Final = Limits(max_bytes=2 << 20, max_row_bytes=2 << 20)
 """Bounds on an answer without rows: a status page, or a fault."""
 _SLOW_AFTER: Final = 30.0
 _LOCAL_PAUSE: Final = 1.0
+_ROUNDS: Final = 3
+"""How often the tries of a course may begin anew."""
 _ASKED: Final = "Retry-After"
 _TRIED_AGAIN: Final = (Transient, Unreadable, Unauthorized, RunRefused)
 """What `most_retries` may give more tries."""
@@ -104,7 +106,7 @@ class Fetcher:
         waits: Callable[[Wait, CourseError], None],
         proven: Callable[[], bool] = lambda: False,
         suspect: Callable[[], bool] = lambda: False,
-        excuses: Callable[[CourseError, int, float], Awaitable[bool]] = _never,
+        excuses: Callable[[str, CourseError, int, float], Awaitable[bool]] = _never,
         failed_controls: Callable[[], int] = lambda: 0,
         paused: Callable[[float, str], object] = lambda *_: None,
         spool_directory: str | None = None,
@@ -148,18 +150,26 @@ class Fetcher:
         return Fetched(course_id, course.rows, course.attempts, seconds)
 
     async def _all_rounds(self, course: _Course) -> CourseError | None:
-        """Use up all tries, anew for each time that the server was to blame for it."""
-        while True:
+        """Use up all tries, anew when the server was to blame for it; return how the last failed.
+
+        Not more often than `_ROUNDS`: one is as long as an outage, and a server whose controls
+        fail now and then would be asked for ever.
+        """
+        for begun in range(1 + _ROUNDS):
             before = self._failed_controls()
             try:
+                if begun:
+                    await self._limiter.allow_retry()
                 await self._all_attempts(course)
             except CourseError as error:
                 bare = _without_frames(error)
             else:
                 return None
-            if not await self._excuses(bare, before, course.tried[0]):
-                return bare
+            course.rows.clear()
+            if not await self._excuses(course.course_id, bare, before, course.tried[0]):
+                break
             course.renewed, course.first = False, None
+        return bare
 
     async def _all_attempts(self, course: _Course) -> None:
         try:  # directly: tenacity costs 19 us a call, a sixth of a small request

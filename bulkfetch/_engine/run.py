@@ -354,19 +354,23 @@ class Run:
         if self._hooks.attempt:
             self._hooks.attempt(Attempt(course_id, number, seconds, error))
 
-    async def _excuses(self, error: CourseError, before: int, tried: float) -> bool:
+    async def _excuses(self, course_id: str, error: CourseError, before: int, tried: float) -> bool:
         """Whether the server is to blame that a course used up its tries: no control is answered.
 
         `before`: how many controls had failed when its tries began; `tried`: when the last but one
         was made.
         """
-        if isinstance(error, Refused) or not self._options.retries or self._stopping:
+        able = self._rules.proven and self._options.retries and not self._stopping
+        if isinstance(error, Refused) or not able:
             return False
+        self._count_refusal(course_id, error)
         if self._rules.doubt(time.monotonic(), tried):
             self._holding.look()
         await self._holding.at_rest()
         if excused := self._rules.failed_controls > before:
             self._tally.retried(error.kind)
+            if self._hooks.wait:
+                self._hooks.wait(Wait(course_id, 0.0, error.kind))
         return excused
 
     async def _probe(self, course_id: str) -> CourseError | None:

@@ -5,8 +5,8 @@ bad ones are left. What tells them apart is a control: once anything was fetched
 for a course that was fetched. If its rows come, the service works and the failures are the courses'
 own; if not, the hold goes on until patience has passed. Distinct courses count, not requests, and
 only since the last good answer. Before one of several is given up the control is asked, however
-few they are; while it is not answered their tries begin anew. Nothing is settled by a final fault
-until rows come after it.
+few they are; while it is not answered their tries begin anew, three times at most. Nothing is
+settled by a final fault until rows come after it.
 
 Pure: time is an argument. The run tells of each answer, follows the advice, and does the asking.
 
@@ -184,7 +184,8 @@ class Stopping:
         self._asked = 0
         self._probes = 0
         self.failed_controls = 0
-        """Probes without a good answer so far: a course that was tried meanwhile proves nothing."""
+        """Probes without an answer of the API so far: a course that was tried meanwhile proves
+        nothing."""
         self._doubtful, self._cleared = False, -inf
         self._lost = 0
         self._last_lost: CourseError | None = None
@@ -230,18 +231,22 @@ class Stopping:
         self.absolved = False
         if isinstance(error, Refused):
             self._api_answers()
+            self._cleared = now
+        else:
+            self.failed_controls += 1
         self._probes += 1
-        self.failed_controls += 1
         return self.advice(now, after_probe=True)
 
     def doubt(self, now: float, tried: float) -> bool:
         """Doubt that a course which used up its tries owes it to itself; whether to hold for that.
 
-        So it is when others failed since the last good answer, however few: a run of few requests
-        at once, or of slow ones, would lose courses before `breaker` of them failed. No doubt is
-        left when a control was answered since `tried`, the time of its last try but one.
+        Until the next good answer two failing courses are a reason to hold, however high `breaker`
+        is: a run of few requests at once, or of slow ones, would lose courses before so many of
+        them failed. No doubt is left when a control was answered since `tried`, the time of the
+        last try but one; nor where `breaker` is 0.
         """
-        self._doubtful = self._has_control and self._cleared < tried
+        able = self._has_control and self._breaker != inf
+        self._doubtful = self._doubtful or (able and self._cleared < tried)
         return self.troubled(now)
 
     def lost(self, error: CourseError) -> None:

@@ -402,3 +402,35 @@ def test_what_waits_for_the_rate_is_not_under_way():
     play(Server(fails(0, 0), latency=0.3), IDS[:8], rate=1.0, meanwhile=watch)
     assert {under_way for under_way, _ in seen} <= {0, 1}
     assert max(slots for _, slots in seen) > 1
+
+
+def test_a_deleted_control_excuses_nobody():
+    """A final fault of the control is an answer of the API: the courses fail on their own."""
+    gone = scripted(fault("Unknown content item"), status=500)
+    asked = Counter()
+
+    def trouble(_, course, before):
+        asked[course] += 1
+        if course == "c0":
+            return gone if before else None
+        return BUSY
+
+    outcomes, _, summary, *_ = play(Server(trouble), IDS[:3], retries=5, concurrency=4)
+    assert {name for name, it in outcomes.items() if isinstance(it, Failed)} == {"c1", "c2"}
+    assert max(asked["c1"], asked["c2"]) == 6
+    assert summary.requests <= 30
+
+
+def test_controls_that_fail_now_and_then_prolong_no_run_for_ever():
+    """Three rounds more of a course at most, whatever the controls say."""
+    chance = random.Random(3)
+    bad = set(IDS[100:200])
+
+    def trouble(_, course, __):
+        return BUSY if course in bad or chance.random() < 0.5 else None
+
+    outcomes, error, summary, *_ = play(Server(trouble), IDS[:200], retries=5, concurrency=4)
+    assert error is None
+    assert {name for name, it in outcomes.items() if isinstance(it, Failed)} >= bad
+    assert max(outcome.attempts for outcome in outcomes.values()) <= 6 * 4
+    assert summary.requests <= 200 * 6 * 4
