@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -63,6 +64,8 @@ _CHANGED = (
 _SEALED: Final = 8 << 20
 _MANY: Final = 64
 """Bytes and number of the adopted commits that become safe together."""
+_WAITING: Final = 16
+"""Adopted blocks, of 1 MiB at most, that may wait for their sha256."""
 
 
 @dataclass(slots=True)
@@ -117,6 +120,11 @@ class JournaledFile:
         self._digest = sha256()
         self._written = _Written()
         self._sealed: list[Committed] = []
+        self._aside = ThreadPoolExecutor(1, "bulkfetch-adopt")
+        self._waiting: deque[Future[None]] = deque()
+        """What that thread has still to do for adopted commits, one after the other."""
+        self._syncing: list[Committed] = []
+        """Those of which the journal may speak when all of it is done."""
         self._ledger = Ledger()
         self._live = False
         self._writing = False
@@ -158,6 +166,7 @@ class JournaledFile:
         to `write`.
         """
         with self._alive():
+            self._finish_aside()  # the checksums that follow come after those of what was adopted
             batch = Batch.of(outcomes)
             if self._codec is None and all(c.rows.nbytes <= IN_MEMORY for c in batch.fetched):
                 for piece in batch.gather():
@@ -182,7 +191,7 @@ class JournaledFile:
     def adopt(
         self,
         frame: Committed,
-        blocks: Iterable[Block],
+        blocks: Iterable[bytes],
         runs: Iterable[str],
         *,
         apart: bool = False,
@@ -193,7 +202,8 @@ class JournaledFile:
         worked at the other output, and will be named among this one's. Raises OutputError when the
         bytes are not what the frame says, or when a course in it has its rows here already; then
         nothing of it is kept. `apart` says that none can have: no course is looked up then, and
-        several commits become safe together, at the latest with `commit` or `finish`.
+        several commits become safe together, at the latest with `commit` or `finish`, and a thread
+        makes the sha256 and syncs while the next ones are written.
         """
         with self._alive():
             if self._written.courses or self._written.failed or not apart:
@@ -205,7 +215,10 @@ class JournaledFile:
             if frame.courses:
                 self._reopen()
             for block in blocks:
-                self._add(block)
+                self._data.append(block)
+                self._written.crc = zlib.crc32(block, self._written.crc)
+                self._written.nbytes += len(block)
+                self._do_aside(self._digest.update, block)
             if (self._written.nbytes, self._written.crc) != (frame.end - frame.start, frame.crc):
                 raise OutputError(
                     f"{self._written.nbytes} bytes that {self._layout.output} was to take over are "
@@ -215,14 +228,16 @@ class JournaledFile:
             self._written.failed += frame.failed
             self._name_adopted(runs)
             self._seal(frame.at)
-            if not apart or self._end() - self._ledger.end >= _SEALED or len(self._sealed) >= _MANY:
+            if not apart:
                 self._commit()
+            elif len(self._sealed) >= _MANY or self._end() - self._sealed[0].start >= _SEALED:
+                self._sync_aside()
 
     @property
     def new(self) -> bool:
         """Whether nothing is known of any course."""
         written = self._written.courses or self._written.failed
-        return not (self._ledger.asked or self._sealed or written)
+        return not (self._ledger.asked or self._sealed or self._syncing or written)
 
     def commit(self) -> None:
         """Journal what was written; on return it is as safe as the durability says."""
@@ -289,6 +304,7 @@ class JournaledFile:
             if live and self._ledger.done is None:
                 self._write_failed()
         finally:
+            self._aside.shutdown()
             self._folder.close()
 
     # Writing
@@ -363,15 +379,41 @@ class JournaledFile:
         self._check_unharmed()
         if self._written.nbytes or self._written.courses or self._written.failed:
             self._seal(self._clock())
+        self._finish_aside()
         if not self._sealed:
             return
         if durable and self._end() > self._ledger.end:
             self._data.sync_data()
         sealed, self._sealed = self._sealed, []
-        for frame in sealed:
+        self._tell_safe(sealed)
+
+    def _tell_safe(self, frames: Sequence[Committed]) -> None:
+        """Journal commits whose data are as safe as they are to be."""
+        for frame in frames:
             self._tell(frame)
-        if durable:
+        if self._durability != "none":
             self._journal.sync_data()
+
+    def _do_aside(self, work: Callable[..., None], *given: Block) -> None:
+        while len(self._waiting) >= _WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._aside.submit(work, *given))
+
+    def _sync_aside(self) -> None:
+        """Let the thread sync the sealed commits; those that it synced before are journaled."""
+        self._check_unharmed()
+        self._finish_aside()
+        self._syncing, self._sealed = self._sealed, []
+        if self._durability != "none":
+            self._do_aside(self._data.sync_data)
+
+    def _finish_aside(self) -> None:
+        """Wait for the thread, and journal what it made safe."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        if self._syncing:
+            frames, self._syncing = self._syncing, []
+            self._tell_safe(frames)
 
     def _seal(self, at: float) -> None:
         """Let what was written be a commit of its own, of which the journal is not told yet."""
@@ -380,7 +422,8 @@ class JournaledFile:
 
     def _end(self) -> int:
         """Return where the data of the last commit end, whether the journal was told of it."""
-        return self._sealed[-1].end if self._sealed else self._ledger.end
+        told_later = self._sealed or self._syncing
+        return told_later[-1].end if told_later else self._ledger.end
 
     def _check_unharmed(self) -> None:
         """Raise OutputError when another program touched the data or the journal.

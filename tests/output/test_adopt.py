@@ -1,14 +1,19 @@
 """Commits of other outputs taken over with their bytes: what a merge of parts is made of."""
 
 import contextlib
+import errno
 import gzip
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import zstandard
 from outputs import commit_to, course, refused
 
 from bulkfetch._domain.errors import OutputError
+from bulkfetch._output.file import Posix
+from bulkfetch._output.frames import Committed, decode
 from bulkfetch._output.inspect import read_commits, read_failed, read_ledger, verify
 from bulkfetch._output.journaled import JournaledFile
 
@@ -132,3 +137,52 @@ def test_several_that_are_apart_become_safe_at_the_end(paths):
         sink.finish({})
     assert path.read_bytes() == b"".join(map(data_of, parts))
     assert verify(path).sound
+
+
+class Disk(Posix):
+    """A disk that remembers what became safe and what was told of it; one sync may fail."""
+
+    def __init__(self, failing=0):
+        self.failing, self.names = failing, {}
+        self.written = self.synced = self.syncs = 0
+        self.early = []
+
+    def open(self, path, flags, mode):
+        fd = os.open(path, flags, mode)
+        self.names[fd] = Path(path).suffix
+        return fd
+
+    def fdatasync(self, fd):
+        if self.names[fd] == ".part":
+            self.syncs += 1
+            if self.syncs == self.failing:
+                raise OSError(errno.EIO, "failed")
+            self.synced = os.fstat(fd).st_size
+
+    def writev(self, fd, blocks):
+        if self.names[fd] == ".journal":
+            for line in b"".join(blocks).splitlines():
+                frame = decode(line)
+                if isinstance(frame, Committed) and frame.end > self.synced:
+                    self.early.append(frame)
+        return os.writev(fd, blocks)
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2, 3])
+def test_no_commit_is_told_of_before_its_data_are_safe(failing, tmp_path, monkeypatch):
+    """... though a thread syncs them; and none whose sync failed, nor any after it."""
+    monkeypatch.setattr("bulkfetch._output.journaled._MANY", 2)
+    part, path, disk = tmp_path / "a.ndjson", tmp_path / "out.ndjson", Disk(failing)
+    make_part(part, *(f"a{n}" for n in range(5)))
+    broken = pytest.raises(OutputError, match="cannot sync")
+    sink = JournaledFile(path, fingerprint={}, run_id="r", system=disk)
+    with contextlib.closing(sink), broken if failing else contextlib.nullcontext():
+        sink.open()
+        for frame, blocks in read_commits(part, read_ledger(part)):
+            sink.adopt(frame, blocks, [], apart=True)
+        sink.finish({})
+    assert disk.syncs == (failing or 3)
+    assert not disk.early
+    assert len(list(read_commits(path, read_ledger(path)))) == (2 * (failing - 1) if failing else 6)
+    merge([part], path)
+    assert path.read_bytes() == part.read_bytes()
