@@ -85,7 +85,8 @@ async def _never(*_: object) -> bool:
 class Fetcher:
     """Fetches courses with one method; as many at a time as there are callers.
 
-    `in_flight` holds the ids whose request is under way; `strayed` counts answers with rows
+    `in_flight` holds the ids whose request is under way, in the order in which they were sent, and
+    when, by time.monotonic; `strayed` counts answers with rows
     that name another course than the one asked for. `sleep` is how retries wait; `proven` tells
     whether this account has fetched anything, without which some retries make no sense; `suspect`
     whether the service may be failing, which makes more of them sensible; `excuses` tells of a
@@ -113,7 +114,7 @@ class Fetcher:
         run_id: str = "",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.in_flight: set[str] = set()
+        self.in_flight: dict[str, float] = {}
         self.spelling = Spellings(options)
         self.strayed = 0
         self._method = method
@@ -155,10 +156,12 @@ class Fetcher:
         Not more often than `_ROUNDS`: one is as long as an outage, and a server whose controls
         fail now and then would be asked for ever.
         """
-        for begun in range(1 + _ROUNDS):
+        bare: CourseError | None = None
+        for _ in range(1 + _ROUNDS):
             before = self._failed_controls()
             try:
-                if begun:
+                if bare is not None:
+                    self._waits(Wait(course.course_id, 0.0, bare.kind), bare)
                     await self._limiter.allow_retry()
                 await self._all_attempts(course)
             except CourseError as error:
@@ -311,14 +314,13 @@ class Fetcher:
         error: CourseError | None = None
         await self._limiter.enter()
         try:
-            began = time.monotonic()
-            self.in_flight.add(course.course_id)
+            self.in_flight[course.course_id] = began = time.monotonic()
             try:
                 await self._converse(course, body, token)
             except CourseError as caught:
                 error = caught
             finally:
-                self.in_flight.discard(course.course_id)
+                self.in_flight.pop(course.course_id, None)
             seconds = time.monotonic() - began
             if error is None:
                 self._limiter.succeeded(seconds)

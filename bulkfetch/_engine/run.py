@@ -25,6 +25,7 @@ from bulkfetch._domain.errors import (
 from bulkfetch._domain.hooks import Attempt, Hooks, Wait
 from bulkfetch._domain.model import GET_FINAL_STATUSES, Failed
 from bulkfetch._domain.text import printable
+from bulkfetch._domain.wording import counted
 from bulkfetch._engine.brakes import braked
 from bulkfetch._engine.course import Fetcher
 from bulkfetch._engine.holding import Holding
@@ -49,6 +50,8 @@ _RESTING_PER_WORKER: Final = 4
 _RESTING_ABSOLVED: Final = 256
 """Courses that may rest at least, once it is shown that the server is not to blame."""
 _SHOWN_IN_FLIGHT: Final = 32
+_SILENT: Final = 10.0
+"""Seconds for which nothing is answered before that is shown."""
 
 
 @asynccontextmanager
@@ -176,9 +179,10 @@ class Run:
     def state(self) -> State:
         tally = self._tally
         refused = max(0, tally.refused - self._rules.doubted)
+        now = time.monotonic()
         return State(
             at=time.time(),
-            seconds=time.monotonic() - self._began,
+            seconds=now - self._began,
             total=self._total,
             settled=self._source.skipped,
             courses=tally.courses,
@@ -194,12 +198,19 @@ class Run:
             in_flight=tuple(self._fetcher.in_flight)[:_SHOWN_IN_FLIGHT],
             under_way=len(self._fetcher.in_flight),
             limit=self._limiter.limit,
-            waiting=self._limiter.waiting,
+            waiting=self._silence(now) or self._limiter.waiting,
             waited=dict(self._limiter.waited),
             latency_p50=tally.quantile(50),
             latency_p90=tally.quantile(90),
             latency_p99=tally.quantile(99),
         )
+
+    def _silence(self, now: float) -> str | None:
+        """Say that all requests are under way for long; a network may swallow their packets."""
+        sent = list(self._fetcher.in_flight.values())
+        if not sent or now - sent[-1] < _SILENT or self._limiter.is_shut or self._limiter.held:
+            return None
+        return f"for answers to {counted(len(sent), 'request')}, {now - sent[-1]:.0f} s so far"
 
     @property
     def summary(self) -> Summary:
@@ -360,18 +371,15 @@ class Run:
         `before`: how many controls had failed when its tries began; `tried`: when the last but one
         was made.
         """
-        able = self._rules.proven and self._options.retries and not self._stopping
+        able = self._options.retries and not self._stopping
         if isinstance(error, Refused) or not able:
             return False
-        self._count_refusal(course_id, error)
+        if self._rules.proven:
+            self._count_refusal(course_id, error)
         if self._rules.doubt(time.monotonic(), tried):
             self._holding.look()
         await self._holding.at_rest()
-        if excused := self._rules.failed_controls > before:
-            self._tally.retried(error.kind)
-            if self._hooks.wait:
-                self._hooks.wait(Wait(course_id, 0.0, error.kind))
-        return excused
+        return self._rules.proven and self._rules.failed_controls > before
 
     async def _probe(self, course_id: str) -> CourseError | None:
         began = time.monotonic()

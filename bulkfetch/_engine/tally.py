@@ -93,7 +93,8 @@ class State:
     settled; `failed` courses may be asked for again, `refused` ones had the server's final word;
     `failed_requests` are those without rows or a final fault, `throttled` those of them that were
     answered 429 or 503; `in_flight` are some of the ids being asked for, `under_way` is the number
-    of requests, `limit` how many may be at once; `waiting` says why requests wait, if they do.
+    of requests, `limit` how many may be at once; `waiting` says what the run
+    waits for, if it does.
     """
 
     at: float

@@ -98,8 +98,8 @@ def read_commits(
 ) -> Iterator[tuple[Committed, Iterator[bytes]]]:
     """Yield each commit of the output `path` with its bytes, for another output to adopt.
 
-    `ledger` is what was read of it. The bytes are unchecked, and good until the next commit is
-    asked for. Raises OutputError if the journal is another one by now.
+    `ledger` is what was read of it. The bytes are unchecked, and come until the next commit
+    is asked for. Raises OutputError if the journal is another one by now.
     """
     layout, found = Layout.of(path), 0
     with open_data(layout) as file:
@@ -112,6 +112,7 @@ def read_commits(
 
 
 def _slice(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    first = start
     while start < end:
         with failures(f"read {file.name}"):
             block = os.pread(file.fileno(), min(BLOCK, end - start), start)
@@ -119,7 +120,7 @@ def _slice(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
             return
         yield block
         start += len(block)
-    if hasattr(os, "posix_fadvise"):
+    if start > first and hasattr(os, "posix_fadvise"):
         # Read once: the memory is better used for the copy, as it is where a container has little.
         with suppress(OSError):
             os.posix_fadvise(file.fileno(), 0, end, os.POSIX_FADV_DONTNEED)

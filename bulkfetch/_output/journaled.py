@@ -4,15 +4,15 @@ Data are written and synced before the journal's line that speaks of them, and t
 before anything is called done; so whatever is cut off, the journal never promises what the disk
 does not hold, and the next run keeps the longest prefix whose every CRC fits. After any error the
 sink is dead: it writes nothing more, for a failed fsync cannot be repeated. One call at a time,
-each `prepare` followed by its `write`; all but `prepare` block.
+each `prepare` followed by its `write`; all but `prepare` block. What is taken over from another
+output is summed up and synced by a thread, while the caller writes the next.
 """
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections import Counter, deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from bulkfetch._domain.errors import OutputError
 from bulkfetch._domain.model import IN_MEMORY
+from bulkfetch._output.aside import Aside
 from bulkfetch._output.batch import Batch, Joiner
 from bulkfetch._output.compress import codec
 from bulkfetch._output.file import POSIX, File, System
@@ -64,8 +65,7 @@ _CHANGED = (
 _SEALED: Final = 8 << 20
 _MANY: Final = 64
 """Bytes and number of the adopted commits that become safe together."""
-_WAITING: Final = 16
-"""Adopted blocks, of 1 MiB at most, that may wait for their sha256."""
+_SMALL: Final = 1 << 16
 
 
 @dataclass(slots=True)
@@ -120,11 +120,11 @@ class JournaledFile:
         self._digest = sha256()
         self._written = _Written()
         self._sealed: list[Committed] = []
-        self._aside = ThreadPoolExecutor(1, "bulkfetch-adopt")
-        self._waiting: deque[Future[None]] = deque()
-        """What that thread has still to do for adopted commits, one after the other."""
+        self._aside = Aside()
+        self._small = bytearray()
+        """Adopted bytes that the sha256 lacks and that the thread was not given either."""
         self._syncing: list[Committed] = []
-        """Those of which the journal may speak when all of it is done."""
+        """Adopted commits of which the journal may speak when all is done that was put aside."""
         self._ledger = Ledger()
         self._live = False
         self._writing = False
@@ -166,7 +166,7 @@ class JournaledFile:
         to `write`.
         """
         with self._alive():
-            self._finish_aside()  # the checksums that follow come after those of what was adopted
+            self._finish_aside()  # nothing, unless commits were adopted without a commit here
             batch = Batch.of(outcomes)
             if self._codec is None and all(c.rows.nbytes <= IN_MEMORY for c in batch.fetched):
                 for piece in batch.gather():
@@ -202,8 +202,7 @@ class JournaledFile:
         worked at the other output, and will be named among this one's. Raises OutputError when the
         bytes are not what the frame says, or when a course in it has its rows here already; then
         nothing of it is kept. `apart` says that none can have: no course is looked up then, and
-        several commits become safe together, at the latest with `commit` or `finish`, and a thread
-        makes the sha256 and syncs while the next ones are written.
+        several commits become safe together, at the latest with `commit` or `finish`.
         """
         with self._alive():
             if self._written.courses or self._written.failed or not apart:
@@ -218,7 +217,7 @@ class JournaledFile:
                 self._data.append(block)
                 self._written.crc = zlib.crc32(block, self._written.crc)
                 self._written.nbytes += len(block)
-                self._do_aside(self._digest.update, block)
+                self._sum_up(block)
             if (self._written.nbytes, self._written.crc) != (frame.end - frame.start, frame.crc):
                 raise OutputError(
                     f"{self._written.nbytes} bytes that {self._layout.output} was to take over are "
@@ -304,7 +303,7 @@ class JournaledFile:
             if live and self._ledger.done is None:
                 self._write_failed()
         finally:
-            self._aside.shutdown()
+            self._aside.close()
             self._folder.close()
 
     # Writing
@@ -394,10 +393,14 @@ class JournaledFile:
         if self._durability != "none":
             self._journal.sync_data()
 
-    def _do_aside(self, work: Callable[..., None], *given: Block) -> None:
-        while len(self._waiting) >= _WAITING:
-            self._waiting.popleft().result()
-        self._waiting.append(self._aside.submit(work, *given))
+    def _sum_up(self, block: bytes) -> None:
+        """Add it to the sha256, in the thread; small ones together, which cost less."""
+        if self._small or len(block) < _SMALL:
+            self._small += block
+            if len(self._small) < _SMALL:
+                return
+            block, self._small = bytes(self._small), bytearray()
+        self._aside.do(self._digest.update, block)
 
     def _sync_aside(self) -> None:
         """Let the thread sync the sealed commits; those that it synced before are journaled."""
@@ -405,12 +408,13 @@ class JournaledFile:
         self._finish_aside()
         self._syncing, self._sealed = self._sealed, []
         if self._durability != "none":
-            self._do_aside(self._data.sync_data)
+            self._aside.do(self._data.sync_data)
 
     def _finish_aside(self) -> None:
         """Wait for the thread, and journal what it made safe."""
-        while self._waiting:
-            self._waiting.popleft().result()
+        self._aside.finish()
+        self._digest.update(self._small)
+        self._small.clear()
         if self._syncing:
             frames, self._syncing = self._syncing, []
             self._tell_safe(frames)

@@ -26,7 +26,7 @@ _MOST_BANDS: Final = 200
 _SNAPSHOT_SECONDS: Final = 1.0
 _TROUBLE: Final = ("failed_requests", "throttled", "retries")
 """What snapshots count from a run's beginning on; older versions count retries only."""
-_PACE: Final = ("limit ", "the server takes ", "the server strains", "retry budget")
+_PACE: Final = ("for answers ", "limit ", "the server takes ", "the server strains", "retry budget")
 """How the words for a wait begin that only slows a run down."""
 
 

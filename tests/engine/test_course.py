@@ -79,7 +79,7 @@ async def fetch(*replies, tokens=None, course_id="c1", **changes):
         sleep=sleep,
     )
     seen.outcome = await fetcher.fetch(course_id)
-    assert fetcher.in_flight == set()
+    assert fetcher.in_flight == {}
     seen.requests, seen.told = transport.requests, limiter.told
     return seen
 

@@ -404,6 +404,34 @@ def test_what_waits_for_the_rate_is_not_under_way():
     assert max(slots for _, slots in seen) > 1
 
 
+@pytest.mark.parametrize("retries", [1, 2])
+def test_an_outage_at_the_beginning_costs_few_courses(retries):
+    """Who used up his tries before anything was fetched is tried anew if rows end the outage."""
+    chance = random.Random(1)
+
+    def trouble(now, *_):
+        return ScriptedReply(status=503, delay=chance.uniform(1, 10)) if now < 30 else None
+
+    outcomes, error, *_ = play(Server(trouble), IDS[:60], retries=retries, concurrency=32)
+    assert error is None
+    lost = sum(isinstance(outcome, Failed) for outcome in outcomes.values())
+    assert lost <= (3 if retries == 1 else 0)  # those whose last try failed before any hold
+
+
+def test_a_silent_network_is_shown():
+    """Ten seconds after the last request was sent the wait for answers is told, and no sooner."""
+    seen = {}
+
+    async def watch(run):
+        for second in range(12):
+            await asyncio.sleep(1.0)
+            seen[second + 1] = run.state.waiting
+
+    play(Server(fails(0, 0), latency=11.5), IDS[:3], concurrency=4, meanwhile=watch)
+    assert [second for second, waiting in seen.items() if waiting] == [10, 11]
+    assert seen[11] == "for answers to 3 requests, 11 s so far"
+
+
 def test_a_deleted_control_excuses_nobody():
     """A final fault of the control is an answer of the API: the courses fail on their own."""
     gone = scripted(fault("Unknown content item"), status=500)
@@ -431,6 +459,8 @@ def test_controls_that_fail_now_and_then_prolong_no_run_for_ever():
 
     outcomes, error, summary, *_ = play(Server(trouble), IDS[:200], retries=5, concurrency=4)
     assert error is None
+    tries = sum(outcome.attempts - 1 for outcome in outcomes.values())
+    assert sum(summary.retries.values()) == tries
     assert {name for name, it in outcomes.items() if isinstance(it, Failed)} >= bad
     assert max(outcome.attempts for outcome in outcomes.values()) <= 6 * 4
     assert summary.requests <= 200 * 6 * 4

@@ -139,6 +139,23 @@ def test_several_that_are_apart_become_safe_at_the_end(paths):
     assert verify(path).sound
 
 
+@pytest.mark.parametrize("rows", [1, 3_000], ids=["small", "large"])
+def test_courses_that_follow_adopted_ones(rows, tmp_path):
+    """Their bytes are summed up behind those that were taken over and not committed yet."""
+    part, path = tmp_path / "a.ndjson", tmp_path / "out.ndjson"
+    with contextlib.closing(sink_on(part)) as sink:
+        sink.open()
+        commit_to(sink, [course("a", [(f"u{n}", "Passed", 1.0) for n in range(rows)])])
+        sink.finish({})
+    with contextlib.closing(sink_on(path)) as sink:
+        sink.open()
+        for frame, blocks in read_commits(part, read_ledger(part)):
+            sink.adopt(frame, blocks, [], apart=True)
+        commit_to(sink, [course("b", [("u", "Passed", 1.0)])])
+        sink.finish({})
+    assert verify(path).sound
+
+
 class Disk(Posix):
     """A disk that remembers what became safe and what was told of it; one sync may fail."""
 

@@ -241,6 +241,7 @@ def test_pauses_and_trouble_over_time():
         ("the server takes about 3/s", None),
         ("the server strains: 2 of 8 at once", None),
         ("retry budget", None),
+        ("for answers to 3 requests, 11 s so far", None),
         (None, None),
     ],
 )
