@@ -23,10 +23,10 @@ import zstandard
 from bulkfetch._domain.compression import compression
 from bulkfetch._domain.errors import ConfigurationError, OutputError
 from bulkfetch._domain.text import printable
-from bulkfetch._output.aside import Aside
 from bulkfetch._output.inspect import require_file
 from bulkfetch._output.layout import Layout, failures
 from bulkfetch._output.manifest import lacking_words
+from bulkfetch._output.thread import OrderedThread
 
 if TYPE_CHECKING:
     import os
@@ -180,12 +180,12 @@ class _Hashed:
         self._size = size
         self._progress = progress
         self._hash = sha256()
-        self._aside = Aside()
+        self._thread = OrderedThread()
         self._read = 0
 
     def read(self, size: int = -1) -> bytes:
         data: bytes = self._file.read(size)
-        self._aside.do(self._hash.update, data)
+        self._thread.do(self._hash.update, data)
         self._read += len(data)
         if self._progress:
             self._progress(self._read, self._size)
@@ -194,11 +194,11 @@ class _Hashed:
     def digest(self) -> str:
         while self.read(_BLOCK):
             pass  # what lies behind the end of the compressed rows counts too
-        self._aside.finish()
+        self._thread.finish()
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        self._aside.close()
+        self._thread.close()
 
 
 def _uncompressed(output: FinishedOutput, hashed: _Hashed) -> Iterator[bytes]:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 
 from bulkfetch._domain.errors import OutputError
 from bulkfetch._domain.model import IN_MEMORY
-from bulkfetch._output.aside import Aside
 from bulkfetch._output.batch import Batch, Joiner
 from bulkfetch._output.compress import codec
 from bulkfetch._output.file import POSIX, File, System
@@ -42,6 +41,7 @@ from bulkfetch._output.layout import Layout, temporary
 from bulkfetch._output.ledger import Ledger, add
 from bulkfetch._output.manifest import encode_manifest, make_manifest
 from bulkfetch._output.opening import open_output
+from bulkfetch._output.thread import OrderedThread
 
 if TYPE_CHECKING:
     import os
@@ -120,7 +120,7 @@ class JournaledFile:
         self._digest = sha256()
         self._written = _Written()
         self._sealed: list[Committed] = []
-        self._aside = Aside()
+        self._thread = OrderedThread()
         self._small = bytearray()
         """Adopted bytes that the sha256 lacks and that the thread was not given either."""
         self._syncing: list[Committed] = []
@@ -303,7 +303,7 @@ class JournaledFile:
             if live and self._ledger.done is None:
                 self._write_failed()
         finally:
-            self._aside.close()
+            self._thread.close()
             self._folder.close()
 
     # Writing
@@ -400,7 +400,7 @@ class JournaledFile:
             if len(self._small) < _SMALL:
                 return
             block, self._small = bytes(self._small), bytearray()
-        self._aside.do(self._digest.update, block)
+        self._thread.do(self._digest.update, block)
 
     def _sync_aside(self) -> None:
         """Let the thread sync the sealed commits; those that it synced before are journaled."""
@@ -408,11 +408,11 @@ class JournaledFile:
         self._finish_aside()
         self._syncing, self._sealed = self._sealed, []
         if self._durability != "none":
-            self._aside.do(self._data.sync_data)
+            self._thread.do(self._data.sync_data)
 
     def _finish_aside(self) -> None:
         """Wait for the thread, and journal what it made safe."""
-        self._aside.finish()
+        self._thread.finish()
         self._digest.update(self._small)
         self._small.clear()
         if self._syncing:

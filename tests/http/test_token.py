@@ -34,14 +34,9 @@ from bulkfetch import (
 )
 from bulkfetch._domain.errors import LocalFault
 from bulkfetch._http.direct import open_transport
+from bulkfetch._http.oauth import ask_endpoint
 from bulkfetch._http.session import HttpTransport, open_session
-from bulkfetch._http.token import (
-    FixedToken,
-    RenewedToken,
-    _ask_endpoint,
-    make_provider,
-    renewal_margin,
-)
+from bulkfetch._http.token import FixedToken, RenewedToken, make_provider, renewal_margin
 from bulkfetch.testing import (
     RawServer,
     ScriptedReply,
@@ -287,7 +282,7 @@ async def test_a_token_file_may_be_a_pipe():
 
 async def test_a_pipe_without_a_writer_is_given_up(monkeypatch, tmp_path):
     """A FIFO that nobody writes into is told of, with what to do."""
-    monkeypatch.setattr("bulkfetch._http.token._COMMAND_SECONDS", 0.2)
+    monkeypatch.setattr("bulkfetch._http.local_token._SECONDS", 0.2)
     os.mkfifo(tmp_path / "fifo", 0o600)
     with pytest.raises(
         ConfigurationError, match=r"fifo is a pipe that nobody wrote .* name a file"
@@ -342,7 +337,7 @@ async def test_a_token_command_that_cannot_run(command):
 
 async def test_f131_a_token_command_that_hangs(monkeypatch, tmp_path):
     """It is killed after its time, which is a passing failure."""
-    monkeypatch.setattr("bulkfetch._http.token._COMMAND_SECONDS", 0.5)
+    monkeypatch.setattr("bulkfetch._http.local_token._SECONDS", 0.5)
     pid = tmp_path / "pid"
     provider = from_command(
         f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
@@ -522,7 +517,7 @@ async def test_an_endpoint_that_asks_to_be_left_alone(value, pause):
 
     busy = ScriptedReply(status=503, headers={"Retry-After": value})
     transport = ScriptedTransport([busy, scripted(b'{"access_token": "T"}')])
-    fetch = partial(_ask_endpoint, options(**CLIENT), transport)
+    fetch = partial(ask_endpoint, options(**CLIENT), transport)
     provider = RenewedToken(fetch, clock, longest=30.0, sleep=sleep)
     results = await asyncio.gather(*(provider.get() for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [Transient, Secret, Secret]
@@ -537,8 +532,8 @@ async def test_a_kept_connection_that_the_endpoint_closed():
     async with RawServer([good, lambda exchange: exchange.cut(b""), good]) as server:
         changes = options(**CLIENT | {"token_url": server.url})
         async with open_transport(changes) as transport:
-            first, _ = await _ask_endpoint(changes, transport)
-            second, _ = await _ask_endpoint(changes, transport)
+            first, _ = await ask_endpoint(changes, transport)
+            second, _ = await ask_endpoint(changes, transport)
     assert (first, second) == (Secret("T"), Secret("T"))
     assert [request.connection for request in server.requests] == [1, 1, 2]
 

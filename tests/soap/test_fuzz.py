@@ -21,7 +21,7 @@ from test_parser import FULL, GARBAGE, mutated
 
 from bulkfetch import CourseError, Refused, ServerRefuses, TemporarilyUnavailable
 from bulkfetch._http.gunzip import Gunzip
-from bulkfetch._http.token import _read_answer, _refusal
+from bulkfetch._http.oauth import read_answer, refusal
 from bulkfetch.testing import RawServer, ScriptedReply, ScriptedTransport, http_answer
 
 HERE = Path(__file__).parent.parent
@@ -136,9 +136,9 @@ answers = st.fixed_dictionaries(
 def test_any_answer_of_the_token_endpoint(body):
     """A token with a time to live, or one of our errors; the words are always printable."""
     data = body if isinstance(body, bytes) else body.replace("'", '"').encode("utf-8", "replace")
-    assert _refusal("host", 400, data, CLIENT).message.isprintable()
+    assert refusal("host", 400, data, CLIENT).message.isprintable()
     try:
-        token, lifetime = _read_answer("host", data)
+        token, lifetime = read_answer("host", data)
     except CourseError:
         return
     assert token

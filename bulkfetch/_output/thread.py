@@ -14,7 +14,7 @@ _WAITING: Final = 16
 """Jobs that may wait, each with its block of bytes."""
 
 
-class Aside:
+class OrderedThread:
     """Does one job after the other, in the order given; the thread begins with the first.
 
     What a job raises comes out of a later call, and the jobs behind it are done all the same: give
@@ -22,7 +22,7 @@ class Aside:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "bulkfetch-aside")
+        self._thread = ThreadPoolExecutor(1, "bulkfetch-ordered")
         self._jobs: deque[Future[object]] = deque()
         self._alone = False
 
