@@ -20,10 +20,8 @@ every course, which is not tried again, `20 + concurrency`, or a tenth of the li
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bulkfetch._domain.errors import (
     NEVER_CONNECTED,
@@ -35,9 +33,9 @@ from bulkfetch._domain.errors import (
     ServerRefuses,
     TemporarilyUnavailable,
     UnknownFault,
-    Unreadable,
 )
 from bulkfetch._domain.wording import counted
+from bulkfetch._engine.streaks import Streak, Streaks
 from bulkfetch._engine.ways import (
     ACCOUNT,
     ACCOUNT_KIND,
@@ -46,11 +44,10 @@ from bulkfetch._engine.ways import (
     TOKEN,
     is_overload,
     is_passing,
-    way_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from bulkfetch._config.options import Options
 
@@ -70,33 +67,13 @@ _LONGEST_PAUSE: Final = 30.0
 _DOUBLINGS: Final = 5
 _MOMENT: Final = 1e-3
 """Seconds that make no difference: a timer may be early by so much."""
-_MOST_KEYS: Final = 1_000
 _CONTROLS: Final = 3
-
-# What differs between two failures of one cause: quoted values, UUIDs, hex and digit runs.
-_VARIABLE: Final = re.compile(r"'[^']*'|\"[^\"]*\"|\b[0-9a-fA-F][0-9a-fA-F-]{5,}\b|\d+")
 
 _CAUSES: Final = {
     ACCOUNT: "the server refuses the account",
     TOKEN: "the server refuses the token",
     DIVERTED: "the answers do not come from the API",
 }
-
-
-class Key(NamedTuple):
-    """What makes two failures one: verdict, kind, fault code, and the text without its values."""
-
-    verdict: type[CourseError]
-    kind: str
-    code: str
-    text: str
-
-    @classmethod
-    def of(cls, course_id: str, error: CourseError) -> Key:
-        code = error.code if isinstance(error, UnknownFault) else ""
-        own = rf"(?<!\w){re.escape(_VARIABLE.sub('*', course_id))}(?!\w)"
-        text = re.sub(own, "*", _VARIABLE.sub("*", error.message))
-        return cls(type(error), error.kind, code, text)
 
 
 class Suspend(NamedTuple):
@@ -118,22 +95,10 @@ class RenewToken(NamedTuple):
 Advice = Suspend | GiveUp | RenewToken
 
 
-@dataclass(slots=True)
-class _Streak:
-    """Distinct courses that failed in one way since the last good answer, and since when."""
-
-    since: float
-    last: CourseError
-    courses: set[str]
-
-    def __len__(self) -> int:
-        return len(self.courses)
-
-
 class _Finding(NamedTuple):
     """A rule that is met: how long to be patient from the streak's beginning on, and then what."""
 
-    streak: _Streak
+    streak: Streak
     patience: float
     cause: str
     code: int
@@ -177,8 +142,7 @@ class Stopping:
         self._renewable = renewable
         self._renewed = False
         self._holds_rows = self._answered = self._connected = proven
-        self._ways: dict[str, _Streak] = {}
-        self._keys: dict[Key, _Streak] = {}
+        self._streaks = Streaks()
         self._doubted: set[str] = set()
         self._controls: list[tuple[float, str]] = [(inf, course_id) for course_id in controls]
         self._asked = 0
@@ -214,10 +178,7 @@ class Stopping:
         if isinstance(error, Refused):
             self._api_answers()
             self._doubted.add(course_id)
-        if isinstance(error, Refused | UnknownFault | Unreadable):
-            self._count_key(now, course_id, error)
-        if way := way_of(error):
-            _add(self._ways, way, _Streak(now, error, {course_id}))
+        self._streaks.add(now, course_id, error)
 
     def probed(self, now: float, error: CourseError | None) -> Advice | None:
         """Judge the answer to a probe: None when the hold is over, else what comes next.
@@ -286,13 +247,13 @@ class Stopping:
         self._asked += 1
         if self._controls:
             return self._controls[self._asked % len(self._controls)][1]
-        return next((next(iter(streak.courses)) for streak in self._streaks()), None)
+        return next((next(iter(streak.courses)) for streak in self._streaks), None)
 
     def wake(self, now: float) -> float:
         """Return when to ask for advice though nothing happened; inf: not needed."""
         if found := self._finding(now):
             return found.due
-        if (passing := self._ways.get(PASSING)) and self._breaker != inf:
+        if (passing := self._streaks.ways.get(PASSING)) and self._breaker != inf:
             return passing.since + self._passing_patience
         return inf
 
@@ -315,14 +276,14 @@ class Stopping:
         """
         halves = {PASSING: self._passing_patience / 2, DIVERTED: _UNPROVEN_WAIT / 2}
         return self._answered or any(
-            way in self._ways and now - self._ways[way].since >= half
+            way in self._streaks.ways and now - self._streaks.ways[way].since >= half
             for way, half in halves.items()
         )
 
     @property
     def suspect(self) -> bool:
         """Whether several courses failed for passing reasons, and nothing was ever fetched."""
-        return not self.proven and len(self._ways.get(PASSING, ())) >= self._same_fault
+        return not self.proven and len(self._streaks.ways.get(PASSING, ())) >= self._same_fault
 
     @property
     def doubted(self) -> int:
@@ -336,7 +297,7 @@ class Stopping:
     @property
     def in_streak(self) -> bool:
         """Whether anything failed since the last rows."""
-        return bool(self._ways or self._keys)
+        return bool(self._streaks.ways or self._streaks.keys)
 
     # The end of the list
 
@@ -346,7 +307,7 @@ class Stopping:
 
     def end_unanswered(self, error: CourseError) -> RunError:
         """Return what the end of the list is when the control ended with `error`, not with rows."""
-        streak = next(self._streaks())
+        streak = next(iter(self._streaks))
         words = "the list ended in failures, and a course that was fetched before fails too"
         return _ended(5 if is_passing(error) else 4, streak, f"{words} ({error.message})")
 
@@ -370,7 +331,7 @@ class Stopping:
         return self._same_answer() or self._refused() or self._failing(now)
 
     def _same_answer(self) -> _Finding | None:
-        for key, streak in self._keys.items():
+        for key, streak in self._streaks.keys.items():
             few = self._doubtful and not issubclass(key.verdict, Refused)
             passing = is_passing(streak.last)
             # Of those that pass no more than `breaker` fail before the run is held.
@@ -385,7 +346,7 @@ class Stopping:
         least = self._refusals if self.proven else self._fewest
         least = min(least, _FEW) if self._doubtful else least
         for way, words in _CAUSES.items():
-            if (streak := self._ways.get(way)) is None or len(streak) < least:
+            if (streak := self._streaks.ways.get(way)) is None or len(streak) < least:
                 continue
             patience = self._patience if self.proven else min(self._patience, _UNPROVEN_WAIT)
             # A certificate, an address, the source of tokens: what worked may work again.
@@ -396,7 +357,7 @@ class Stopping:
         return None
 
     def _failing(self, now: float) -> _Finding | None:
-        if (streak := self._ways.get(PASSING)) is None or self._breaker == inf:
+        if (streak := self._streaks.ways.get(PASSING)) is None or self._breaker == inf:
             return None
         found = _Finding(streak, self._passing_patience, "the server fails", 5)
         few = len(streak) >= _FEW or not self._answered
@@ -412,7 +373,7 @@ class Stopping:
             return False
         self._renewed = bool(found and found.patience) or any(
             key.verdict is UnknownFault and len(streak) >= self._same_fault
-            for key, streak in self._keys.items()
+            for key, streak in self._streaks.keys.items()
         )
         return self._renewed
 
@@ -429,18 +390,6 @@ class Stopping:
     def _has_control(self) -> bool:
         return self.proven and bool(self._controls)
 
-    def _streaks(self) -> Iterator[_Streak]:
-        for way in (*_CAUSES, PASSING):
-            if way in self._ways:
-                yield self._ways[way]
-        yield from self._keys.values()
-
-    def _count_key(self, now: float, course_id: str, error: CourseError) -> None:
-        key = Key.of(course_id, error)
-        if key not in self._keys and len(self._keys) >= _MOST_KEYS:
-            del self._keys[next(iter(self._keys))]
-        _add(self._keys, key, _Streak(now, error, {course_id}))
-
     def _keep_control(self, course_id: str, rows: int) -> None:
         """Keep the smallest courses; of those without rows an answer says less."""
         size = rows or inf
@@ -453,28 +402,17 @@ class Stopping:
         """Take a final fault for what it shows: the API is there, if not for this account."""
         self._answered = True
         self._doubtful = False
-        self._ways.pop(PASSING, None)
-        self._ways.pop(DIVERTED, None)
+        self._streaks.end(PASSING, DIVERTED)
 
     def _works(self) -> None:
         self.proven = self._answered = self._connected = True
-        self._ways.clear()
-        self._keys.clear()
+        self._streaks.clear()
         self._doubted.clear()
         self._probes, self._renewed, self._overloaded = 0, False, False
         self._doubtful = False
 
 
-_K = TypeVar("_K")
-
-
-def _add(streaks: dict[_K, _Streak], key: _K, new: _Streak) -> None:
-    streak = streaks.setdefault(key, new)
-    streak.courses |= new.courses
-    streak.last = new.last
-
-
-def _ended(code: int, streak: _Streak, cause: str) -> RunError:
+def _ended(code: int, streak: Streak, cause: str) -> RunError:
     number = counted(len(streak), "course")
     last = streak.last.message.removeprefix(f"{cause}: ")
     if code == 4:

@@ -22,13 +22,8 @@ from bulkfetch._domain.errors import (
     UnknownFault,
     Unreadable,
 )
-from bulkfetch._engine.stopping import (
-    GiveUp,
-    Key,
-    RenewToken,
-    Stopping,
-    Suspend,
-)
+from bulkfetch._engine.stopping import GiveUp, RenewToken, Stopping, Suspend
+from bulkfetch._engine.streaks import Key
 from bulkfetch._engine.ways import most_retries
 
 CUT = Transient("truncated", "the response ends too soon")
