@@ -27,7 +27,7 @@ from unittest import mock
 from benchmarks import generator
 from benchmarks.clients import CONNECTIONS
 from benchmarks.endpoint import Endpoint, serving
-from benchmarks.machine import MIB, Cores, describe, end_with_signals, measure
+from benchmarks.machine import MIB, Cores, describe, end_with_signals, measure, peak
 from benchmarks.report import heading, verdict
 from bulkfetch.cli.measure import started
 
@@ -249,7 +249,7 @@ def many(job, begin) -> dict[str, float]:
 
     def joined(*given):
         took["files"] = len(list(Path(f"{job['output']}.parts").iterdir()))
-        took["before"] = _memory()
+        took["before"] = peak() / MIB
         began = time.perf_counter()
         summary = join(*given)
         took["merge"] = time.perf_counter() - began
@@ -261,11 +261,6 @@ def many(job, begin) -> dict[str, float]:
         asyncio.run(main())
     took["workers"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return took
-
-
-def _memory() -> float:
-    """Return the most MiB that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure_many(course: Course, count: int) -> dict[str, object]:

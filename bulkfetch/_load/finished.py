@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -26,7 +26,6 @@ from bulkfetch._domain.text import printable
 from bulkfetch._output.inspect import require_file
 from bulkfetch._output.layout import Layout, failures
 from bulkfetch._output.manifest import lacking_words
-from bulkfetch._output.thread import OrderedThread
 
 if TYPE_CHECKING:
     import os
@@ -157,35 +156,33 @@ def proven(
     output: FinishedOutput, file: BinaryIO, progress: Callable[[int, int], object] | None
 ) -> Iterator[bytes]:
     """Yield the rows of the open `file` as `blocks_of` does."""
+    hashed = _Hashed(file, output.nbytes, progress)
     rest = b""
-    with closing(_Hashed(file, output.nbytes, progress)) as hashed:
-        for block in _uncompressed(output, hashed):
-            data = rest + block
-            cut = data.rfind(b"\n") + 1
-            if cut:
-                yield data[:cut]
-            rest = data[cut:]
-        digest = hashed.digest()
-    if digest != output.sha256:
+    for block in _uncompressed(output, hashed):
+        data = rest + block
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            yield data[:cut]
+        rest = data[cut:]
+    if hashed.digest() != output.sha256:
         raise not_as_published(output, "its checksum differs")
     if rest:
         raise OutputError(f"{output.path} ends in the middle of a row")
 
 
 class _Hashed:
-    """A file whose bytes are hashed as they are read, in a thread beside the reader's."""
+    """A file whose bytes are hashed as they are read."""
 
     def __init__(self, file: Any, size: int, progress: Callable[[int, int], object] | None) -> None:
         self._file = file
         self._size = size
         self._progress = progress
         self._hash = sha256()
-        self._thread = OrderedThread()
         self._read = 0
 
     def read(self, size: int = -1) -> bytes:
         data: bytes = self._file.read(size)
-        self._thread.do(self._hash.update, data)
+        self._hash.update(data)
         self._read += len(data)
         if self._progress:
             self._progress(self._read, self._size)
@@ -194,11 +191,7 @@ class _Hashed:
     def digest(self) -> str:
         while self.read(_BLOCK):
             pass  # what lies behind the end of the compressed rows counts too
-        self._thread.finish()
         return self._hash.hexdigest()
-
-    def close(self) -> None:
-        self._thread.close()
 
 
 def _uncompressed(output: FinishedOutput, hashed: _Hashed) -> Iterator[bytes]:
