@@ -118,10 +118,10 @@ class Marks:
         self.cpu, self.began = time.process_time(), time.perf_counter()
 
 
-def peak() -> int:
+def peak(process: int | str = "self") -> int:
     """Return the most memory this process has held since the last `begin`, in bytes."""
     with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) << 10
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

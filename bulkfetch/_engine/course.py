@@ -104,7 +104,7 @@ class Fetcher:
         tokens: TokenProvider,
         limiter: Limiter,
         attempted: Callable[[str, int, float, CourseError | None], None],
-        waits: Callable[[Wait, CourseError], None],
+        waits: Callable[[Wait, CourseError | None], None],
         proven: Callable[[], bool] = lambda: False,
         suspect: Callable[[], bool] = lambda: False,
         excuses: Callable[[str, CourseError, int, float], Awaitable[bool]] = _never,
@@ -161,7 +161,7 @@ class Fetcher:
             before = self._failed_controls()
             try:
                 if bare is not None:
-                    self._waits(Wait(course.course_id, 0.0, bare.kind), bare)
+                    self._waits(Wait(course.course_id, 0.0, bare.kind), None)
                     await self._limiter.allow_retry()
                 await self._all_attempts(course)
             except CourseError as error:

@@ -387,9 +387,11 @@ class Run:
         self._tally.attempted(time.monotonic() - began, error)
         return error
 
-    def _waits(self, wait: Wait, error: CourseError) -> None:
+    def _waits(self, wait: Wait, error: CourseError | None) -> None:
+        """Tell of a retry; None for the error of one that was counted before a hold ended well."""
         self._tally.retried(wait.cause)
-        self._count_refusal(wait.course_id, error)
+        if error is not None:
+            self._count_refusal(wait.course_id, error)
         if self._hooks.wait:
             self._hooks.wait(wait)
 

@@ -303,8 +303,10 @@ class JournaledFile:
             if live and self._ledger.done is None:
                 self._write_failed()
         finally:
-            self._thread.close()
-            self._folder.close()
+            try:
+                self._thread.close()
+            finally:
+                self._folder.close()
 
     # Writing
 

@@ -180,6 +180,10 @@ def _failed(
                 yield course
 
 
+def _waits_for_answers(waiting: str) -> bool:
+    return waiting.startswith("for answers ")
+
+
 def joined(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the last snapshots of runs that worked side by side as that of one."""
     states = list(states)
@@ -188,7 +192,9 @@ def joined(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     totals = [one.get("total") for one in states]
     whole["total"] = sum(totals) if None not in totals else None
     whole["in_flight"] = tuple(name for one in states for name in one.get("in_flight", ()))
-    whole["waiting"] = next((one["waiting"] for one in states if one.get("waiting")), None)
+    # Only slow answers are the least that a shard may wait for.
+    words = sorted((w for one in states if (w := one.get("waiting"))), key=_waits_for_answers)
+    whole["waiting"] = words[0] if words else None
     for name in ("waited", "retries_by_kind"):
         counts: Counter[str] = Counter()
         for one in states:

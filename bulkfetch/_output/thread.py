@@ -17,8 +17,9 @@ _WAITING: Final = 16
 class OrderedThread:
     """Does one job after the other, in the order given; the thread begins with the first.
 
-    What a job raises comes out of a later call, and the jobs behind it are done all the same: give
-    none that must not follow a failed one before `finish` has returned.
+    What a job raises comes out of a later call, which may leave its own job undone; those that were
+    waiting are done all the same: give none that must not follow a failed one before `finish` has
+    returned.
     """
 
     def __init__(self) -> None:

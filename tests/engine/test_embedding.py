@@ -486,8 +486,9 @@ async def test_no_cookie_is_kept():
         assert [request.header("Cookie") for request in server.requests] == [None, None]
 
 
-async def test_logging_is_left_alone():
+async def test_logging_is_left_alone(monkeypatch):
     """The package adds no handler and no level."""
+    monkeypatch.setattr(logging.getLogger("bulkfetch"), "handlers", [])  # a command's, run here
     await run(setup={"transport": ScriptedTransport([scripted(statuses(GOOD))])})
     for name in ("bulkfetch", "aiohttp", "asyncio"):
         assert logging.getLogger(name).handlers == []

@@ -419,6 +419,29 @@ def test_an_outage_at_the_beginning_costs_few_courses(retries, monkeypatch):
     assert lost <= (4 if retries == 1 else 0)  # those whose last try failed before any hold
 
 
+def test_what_an_outage_was_blamed_for_is_not_counted_again():
+    """Tries that begin anew are told as retries, and hold the run no second time."""
+    refused = ScriptedReply(error=RunRefused("certificate", "a bad one"), delay=3.0)
+    held = []
+
+    def trouble(now, _, before):
+        if not 0.3 <= now < 20.0:
+            return None
+        return ScriptedReply(status=503, delay=0.6) if now < 1.0 and not before else refused
+
+    async def watch(run):
+        while True:
+            held.append(run._limiter.is_shut)
+            await asyncio.sleep(0.05)
+
+    server = Server(trouble, latency=0.1)
+    changes = {"concurrency": 16, "retries": 1, "breaker": 40}
+    outcomes, error, *_ = play(server, IDS[:80], meanwhile=watch, **changes)
+    assert error is None
+    assert not [outcome for outcome in outcomes.values() if isinstance(outcome, Failed)]
+    assert sum(now and not before for before, now in itertools.pairwise(held)) == 1
+
+
 def test_a_silent_network_is_shown():
     """Ten seconds after the last request was sent the wait for answers is told, and no sooner."""
     seen = {}
@@ -450,8 +473,9 @@ def test_a_deleted_control_excuses_nobody():
     assert summary.requests <= 30
 
 
-def test_controls_that_fail_now_and_then_prolong_no_run_for_ever():
+def test_controls_that_fail_now_and_then_prolong_no_run_for_ever(monkeypatch):
     """Three rounds more of a course at most, whatever the controls say."""
+    monkeypatch.setattr(random, "random", random.Random(14).random)
     chance = random.Random(3)
     bad = set(IDS[100:200])
 

@@ -156,6 +156,24 @@ def test_courses_that_follow_adopted_ones(rows, tmp_path):
     assert verify(path).sound
 
 
+def test_small_and_large_commits_in_turn(tmp_path):
+    """They are summed up in their order, whoever does it."""
+    part, path = tmp_path / "a.ndjson", tmp_path / "out.ndjson"
+    with contextlib.closing(sink_on(part)) as sink:
+        sink.open()
+        for number, rows in enumerate((1, 3_000, 1, 2, 3_000, 1)):
+            users = [(f"u{n}", "Passed", 1.0) for n in range(rows)]
+            commit_to(sink, [course(f"c{number}", users)])
+        sink.finish({})
+    with contextlib.closing(sink_on(path)) as sink:
+        sink.open()
+        for frame, blocks in read_commits(part, read_ledger(part)):
+            sink.adopt(frame, blocks, [], apart=True)
+        sink.finish({})
+    assert path.read_bytes() == part.read_bytes()
+    assert verify(path).sound
+
+
 class Disk(Posix):
     """A disk that remembers what became safe and what was told of it; one sync may fail."""
 

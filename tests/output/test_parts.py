@@ -143,3 +143,10 @@ def test_what_runs_side_by_side_count_is_added_up():
     for name in {*names} - words.keys():
         assert whole[name] == (2 if name in greatest else 4), name
     assert whole["waited"] == whole["retries_by_kind"] == {"x": 4}
+
+
+def test_the_worst_wait_of_all_parts_is_told():
+    """Slow answers of one hide no pause that the server asked another for."""
+    slow = {"waiting": "for answers to 3 requests, 12 s so far"}
+    assert joined([{}, slow])["waiting"] == slow["waiting"]
+    assert joined([slow, {"waiting": None}, {"waiting": "Retry-After"}])["waiting"] == "Retry-After"

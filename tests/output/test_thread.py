@@ -18,6 +18,26 @@ def test_one_after_the_other():
         assert done == list(range(100))
 
 
+def test_no_more_wait_than_may():
+    """Who gives one more has to wait for one of those before it."""
+    free, started = threading.Event(), threading.Event()
+    given = []
+
+    def give():
+        for number in range(40):
+            thread.do(free.wait if number == 0 else started.is_set)
+            given.append(number)
+
+    with contextlib.closing(OrderedThread()) as thread:
+        giver = threading.Thread(target=give)
+        giver.start()
+        giver.join(0.3)
+        assert len(given) <= 16
+        free.set()
+        giver.join()
+        assert len(given) == 40
+
+
 def test_errors_come_out():
     """... of whoever waits for what raised them."""
     with contextlib.closing(OrderedThread()) as thread:
