@@ -181,15 +181,16 @@ class Connections:
 class Failing:
     """A share of failures for a period, whatever the load; `resets` of them are no overload."""
 
-    def __init__(self, rng, *, share, period=(0.0, inf), mean=0.05, resets=0.0):
+    def __init__(self, rng, *, share, period=(0.0, inf), mean=0.05, resets=0.0, retry_after=None):
         self._rng, self._share, self._period, self._mean = rng, share, period, mean
-        self._resets = resets
+        self._resets, self._retry_after = resets, retry_after
 
     def answer(self, now):
         ill = self._period[0] <= now < self._period[1] and self._rng.random() < self._share
         overload = not ill or self._rng.random() >= self._resets
         seconds = 0.005 if ill else latency(self._rng, self._mean)
-        return Answer(good=not ill, seconds=seconds, overload=overload)
+        asked = self._retry_after if ill and overload else None
+        return Answer(good=not ill, seconds=seconds, retry_after=asked, overload=overload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,9 +503,21 @@ class Luck:
         return self.ratio <= 1.35
 
 
-def luck(share: float, courses: int, concurrency: int, *, seeds: tuple[int, ...]) -> Luck:
-    """Time jobs with a server that fails a share of requests, a third of them by a reset."""
-    model = Model("luck", _failing(share, mean=0.12, resets=1 / 3))
+def luck(
+    share: float,
+    courses: int,
+    concurrency: int,
+    *,
+    seeds: tuple[int, ...],
+    retry_after: float | None = None,
+) -> Luck:
+    """Time jobs with a server that fails a share of requests, a third of them by a reset.
+
+    With `retry_after` none is reset, and each asks for a pause.
+    """
+    resets = 0.0 if retry_after else 1 / 3
+    server = _failing(share, mean=0.12, resets=resets, retry_after=retry_after)
+    model = Model("luck", server)
     pairs = [
         tuple(
             measure(model, Setting(concurrency, adaptive=adaptive), seed=seed, courses=courses)
@@ -548,14 +561,17 @@ def print_servers(*, seed: int, only: str) -> list[Row]:
     return rows
 
 
-def print_luck(*, seeds: tuple[int, ...], full: bool) -> list[Luck]:
-    """Print what learning costs with servers that fail at random."""
-    print(f"\n{'fails at random':16} {'courses':>7} {'-c':>3} {'s':>7} {'without':>8} ratio worst")
+def print_luck(
+    *, seeds: tuple[int, ...], full: bool, retry_after: float | None = None
+) -> list[Luck]:
+    """Print what learning costs with servers that fail at random, or ask for pauses at random."""
+    what = f"Retry-After {retry_after:g}" if retry_after else "fails at random"
+    print(f"\n{what:16} {'courses':>7} {'-c':>3} {'s':>7} {'without':>8} ratio worst")
     rows = []
-    for share in (0.02, 0.05, 0.1, 0.15, 0.3):
+    for share in (0.02, 0.05, 0.1) if retry_after else (0.02, 0.05, 0.1, 0.15, 0.3):
         for courses in (300, 1000, 5000) if full else (300, 1000):
             for concurrency in (8, 32):
-                row = luck(share, courses, concurrency, seeds=seeds)
+                row = luck(share, courses, concurrency, seeds=seeds, retry_after=retry_after)
                 rows.append(row)
                 print(
                     f"{row.share:16.0%} {row.courses:7} {row.concurrency:3} {row.seconds:7.1f} "
@@ -581,6 +597,8 @@ def main() -> int:
     rows = print_servers(seed=arguments.seed, only=arguments.only)
     seeds = tuple(range(arguments.seed, arguments.seed + arguments.seeds))
     chance = [] if arguments.only else print_luck(seeds=seeds, full=arguments.full)
+    if arguments.only in {"", "Retry-After"}:
+        chance += print_luck(seeds=seeds, full=arguments.full, retry_after=2.0)
     if arguments.json:
         figures = {"servers": rows, "failures at random": chance}
         text = {name: [asdict(row) for row in table] for name, table in figures.items()}

@@ -10,6 +10,8 @@ from collections import deque
 from math import inf, sqrt
 from typing import Final
 
+from bulkfetch._pace.pauses import PauseTrial
+
 __all__ = ["LearnedRate"]
 
 _SPAN = 2.0  # seconds over which accepted requests are counted
@@ -47,7 +49,9 @@ class LearnedRate:
         "_good",
         "_lately",
         "_learnt",
+        "_lessened",
         "_level",
+        "_pauses",
         "_peak",
         "_proven",
         "_refused",
@@ -58,6 +62,7 @@ class LearnedRate:
     def __init__(self) -> None:
         self._level = self._peak = 0.0
         self._cut_at = self._since = self._asked = self._first = -inf
+        self._lessened = -inf
         self._good = self._refused = 0
         self._before = (0, 0, 0.0)
         self._starts: deque[float] = deque(maxlen=64)
@@ -68,6 +73,7 @@ class LearnedRate:
         """When the last accepted requests came back."""
         self._learnt = 0
         self._proven = 0.0
+        self._pauses = PauseTrial()
 
     def rate(self, now: float) -> float:
         """Return the requests per second to keep to now; infinity as long as none is known."""
@@ -92,6 +98,10 @@ class LearnedRate:
         """Count one accepted request."""
         self._good += 1
         self._lately.append(now)
+        pauses = self._pauses
+        pauses.accepted += 1
+        if pauses.accepted >= pauses.rare:
+            self._level, self._cut_at = pauses.over(), now
         if now - self._since >= _SPAN:
             self._end_span(now, now)
 
@@ -127,16 +137,19 @@ class LearnedRate:
         self._level = self._proven = 0.0
         self._first = -inf
         self._learnt = 0
+        self._pauses.forget()
 
     def held(self, now: float, until: float, *, asked: bool, demand: float = inf) -> None:
         """Leave the time from `now` to `until`, in which nothing starts, out of all counts.
 
         When the server `asked` for the pause, that alone is worth a cut: with each pause at stake
-        the rate should soon be right. As long as too little was accepted to tell, it is a part of
-        the rate before, or of the `demand`: as many as are under way in a round trip.
+        the rate should soon be right, unless pauses come at any pace (`PauseTrial`). As long as too
+        little was accepted to tell, it is a part of the rate before, or of the `demand`: as many as
+        are under way in a round trip.
         """
         good, _, seconds = self._recent(now)
-        if asked and now >= self._since and now - self._cut_at > _ONE:
+        blamed = asked and now >= self._since and not self._tried(now)
+        if blamed and now - self._lessened > _ONE:
             known = min(demand, self.rate(now))
             if self._level and self._proven:
                 self._cut(now, min(known, self._proven))
@@ -150,6 +163,23 @@ class LearnedRate:
         self._since = max(self._since, until)
         self._cut_at = max(self._cut_at, until)
         self._asked = max(self._asked, until)
+
+    def paused(self) -> None:
+        """Count one request that was refused until a pause is over."""
+        self._pauses.refused += 1
+
+    def _tried(self, now: float) -> bool:
+        """Have a pause judged; return whether there is no more to do for it."""
+        known = self._pauses.anyway
+        soon = bool(self._level) and now - self._cut_at < self._period()
+        rate = self._pauses.asked(now, self._level, soon=soon)
+        if rate is None:
+            return False
+        if rate < inf:
+            self._cut(now, rate)
+        elif self._pauses.anyway and not known:
+            self.unblamed()
+        return True
 
     def used(self, now: float, start: float) -> None:
         """Note a start that was planned now.
@@ -193,6 +223,7 @@ class LearnedRate:
             least = min(sqrt(taken * known), 1.5 * taken) if accepted < 0.7 * known else 0.0
             accepted *= 0.97
         self._proven, self._first = 0.0, -inf
+        self._lessened = now
         self._lately.clear()
         self._learnt = 0 if rough else self._learnt + 1
         self._level = _PROBE_BELOW * max(min(accepted, known), least, _LEAST_RATE)
