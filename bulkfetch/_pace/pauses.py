@@ -27,8 +27,8 @@ _MOST = 64
 class PauseTrial:
     """Judges each pause that was asked for, and may slow down for a moment to see what that does.
 
-    The pace of a trial is what the server gave lately in all, its pauses included: no limit asks
-    for any at that.
+    The pace of a trial is about what the server gave lately in all, its pauses included: a limit
+    asks for few at that.
     """
 
     __slots__ = (
