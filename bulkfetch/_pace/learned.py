@@ -101,7 +101,7 @@ class LearnedRate:
         pauses = self._pauses
         pauses.accepted += 1
         if pauses.accepted >= pauses.rare:
-            self._level, self._cut_at = pauses.over(), now
+            self._level, self._cut_at = pauses.over(), max(self._cut_at, now)
         if now - self._since >= _SPAN:
             self._end_span(now, now)
 
@@ -119,6 +119,7 @@ class LearnedRate:
         self._refused += 1
         refused += 1
         if storm and good and not self._level:  # whatever the second may still bring, less will do
+            self._pauses.forget()
             self._cut(now, good / max(1.0, seconds), rough=True)
             return True
         enough = _ENOUGH if self._level else _SPAN / 2
@@ -129,6 +130,7 @@ class LearnedRate:
             return False
         if not probing and refused < max(2, _NOISE * (good + refused)):
             return False
+        self._pauses.forget()
         self._cut(now, self._accepted(now, good, refused, seconds))
         return True
 
@@ -164,8 +166,8 @@ class LearnedRate:
         self._cut_at = max(self._cut_at, until)
         self._asked = max(self._asked, until)
 
-    def paused(self) -> None:
-        """Count one request that was refused until a pause is over."""
+    def refused(self) -> None:
+        """Count one refused request, whatever comes of it."""
         self._pauses.refused += 1
 
     def _tried(self, now: float) -> bool:

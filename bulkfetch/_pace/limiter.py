@@ -158,8 +158,6 @@ class Limiter:
         """Start nothing for `seconds`, at most `max_hold`; requests under way go on."""
         now = self._clock()
         round_trip = self._window.round_trip if self._window else None
-        if cause == _ASKED:
-            self._learned.paused()
         if self._hold.extend(now, seconds, crowd=self.limit, within=round_trip or 1.0):
             self._cause = cause
             until = now + self._hold.left(now)
@@ -222,6 +220,7 @@ class Limiter:
         if self._window is None:
             return
         now = self._clock()
+        self._learned.refused()
         self._crowd.count(now - seconds, now, good=False)
         if self.in_flight <= self._window.wall:
             self._doubt(now, seconds)

@@ -18,9 +18,8 @@ _FEWEST = 8  # ... and after so many requests each, call for a trial
 _TRIAL = 3  # pauses end a trial: ...
 _RARER = 2  # ... the pace is to blame if they came after so many times as many requests,
 _RARE = 3  # or if none came for so many times as many
-_SURE = 8  # pauses at full pace show that it is to blame after all ...
-_SOONER = 2  # ... if they came so many times sooner,
-_BUNCH = 2  # or if more requests than this were refused with each
+_SURE = 12  # pauses at full pace show that it is to blame after all ...
+_MORE = 2  # ... if so many times the share is refused
 _MOST = 64
 
 
@@ -34,10 +33,11 @@ class PauseTrial:
     __slots__ = (
         "_back_to",
         "_began",
-        "_bunches",
         "_counts",
         "_high",
         "_last",
+        "_refusals",
+        "_share",
         "_usual",
         "_vain",
         "accepted",
@@ -54,9 +54,10 @@ class PauseTrial:
         self.anyway = False
         """Whether pauses come at any pace."""
         self._counts: deque[int] = deque(maxlen=_MOST)
-        self._bunches: deque[int] = deque(maxlen=_SURE)
+        self._refusals: deque[int] = deque(maxlen=_MOST)
         self._usual = 0.0  # accepted requests between two pauses before a trial; 0: there is none
-        self._last = self._began = 0.0
+        self._share = 0.0  # of requests refused then
+        self._last, self._began = -inf, 0.0
         self._high = self._back_to = 0.0
         self._vain = _VAIN
 
@@ -65,27 +66,32 @@ class PauseTrial:
 
         Return a rate to try, infinity if the pace is not to blame, None if it may be.
         """
-        if not self.accepted and (level or self.anyway):
+        accepted, refused, last = self.accepted, self.refused, self._last
+        self.accepted, self.refused, self._last = 0, 0, now
+        if not accepted and (level or self.anyway):
+            if not (self._usual or self.anyway):
+                self._clear()
             return inf  # an outage teaches nothing
-        self._counts.append(self.accepted)
-        self._bunches.append(self.refused)
-        self.accepted = self.refused = 0
-        last, self._last = self._last, now
+        self._counts.append(accepted)
+        self._refusals.append(refused)
         number, total = len(self._counts), sum(self._counts)
         if self.anyway:
             return self._at_full_pace()
         if self._usual:
             return self._in_trial(number, total)
-        if not soon:
-            self._counts.clear()
+        if not soon or last == -inf:
+            self._clear()
             return None
         if number == 1:
             self._began, self._high = last, level
         if number < self._vain or total < _FEWEST * number or level > _LOWER * self._high:
+            if number == _MOST:
+                self._clear()
             return None
         self._usual, self._back_to = total / number, level
+        self._share = self._refused_share(number)
         self.rare = _RARE * self._usual
-        self._counts.clear()
+        self._clear()
         return total / (now - self._began)
 
     def over(self) -> float:
@@ -97,7 +103,7 @@ class PauseTrial:
         """End a trial, since the limit that it is about was given up."""
         if not self.anyway:
             self._usual, self.rare = 0.0, inf
-            self._counts.clear()
+            self._clear()
 
     def _in_trial(self, number: int, total: int) -> float | None:
         if number < _TRIAL:
@@ -106,16 +112,23 @@ class PauseTrial:
             self._blame_the_pace()
             return None
         self.anyway, self.rare = True, inf
-        self._counts.clear()
+        self._clear()
         return inf
 
     def _at_full_pace(self) -> float | None:
-        lately = list(self._counts)[-_SURE:]
-        sooner = _SOONER * sum(lately) <= len(lately) * self._usual
-        if len(lately) < _SURE or not (sooner or sum(self._bunches) > _BUNCH * _SURE):
+        if len(self._counts) < _SURE or self._refused_share(_SURE) <= _MORE * self._share:
             return inf
         self._blame_the_pace()
         return None
+
+    def _refused_share(self, pauses: int) -> float:
+        """Return the share of requests refused over the last pauses."""
+        refused = sum(list(self._refusals)[-pauses:])
+        return refused / (refused + sum(list(self._counts)[-pauses:]))
+
+    def _clear(self) -> None:
+        self._counts.clear()
+        self._refusals.clear()
 
     def _blame_the_pace(self) -> None:
         """End a trial or its success; the next trial takes longer to come."""

@@ -5,6 +5,7 @@ from math import inf
 import pytest
 
 from benchmarks.pacing import Model, Quota, Setting, luck, measure
+from bulkfetch._pace.learned import LearnedRate
 from bulkfetch._pace.pauses import PauseTrial
 
 
@@ -12,7 +13,7 @@ class Job:
     """Asks for pauses after given numbers of accepted requests; the rate is cut for each."""
 
     def __init__(self):
-        self.trial, self.now, self.level = PauseTrial(), 0.0, 0.0
+        self.trial, self.now, self.level = PauseTrial(), 1e6, 0.0  # a machine is long up
 
     def pause(self, accepted, *, refused=1, soon=True):
         self.trial.accepted, self.trial.refused = accepted, refused
@@ -66,13 +67,13 @@ def test_pauses_that_become_rarer():
 
 @pytest.mark.parametrize(("accepted", "refused"), [(8, 1), (20, 5)], ids=["sooner", "bunches"])
 def test_a_limit_that_begins_later(accepted, refused):
-    """Pauses that come far sooner at full pace, or for bunches of requests, are a limit's."""
+    """Pauses that come far sooner at full pace, or refuse far more requests, are a limit's."""
     job = Job()
     trial_of(job)
     for _ in range(3):
         job.pause(20)
     assert job.trial.anyway
-    said = [job.pause(accepted, refused=refused) for _ in range(12)]
+    said = [job.pause(accepted, refused=refused) for _ in range(16)]
     assert None in said
     assert not job.trial.anyway
 
@@ -81,7 +82,26 @@ def test_an_outage_teaches_nothing():
     """Pauses with nothing accepted between them neither begin a trial nor cut the rate."""
     job = Job()
     job.pause(20)
-    assert [job.pause(0) for _ in range(20)] == [inf] * 20
+    assert [job.pause(0, refused=9) for _ in range(20)] == [inf] * 20
+    trial_of(job)
+    for _ in range(3):
+        job.pause(20)
+    assert job.trial.anyway
+    assert [job.pause(0, refused=9) for _ in range(20)] == [inf] * 20
+    assert [job.pause(20) for _ in range(20)] == [inf] * 20
+
+
+def test_a_limit_that_is_learnt_meanwhile():
+    """A trial whose rate was cut for other reasons brings no older level back."""
+    rate = LearnedRate()
+    rate._pauses._usual, rate._pauses.rare, rate._pauses._back_to = 20.0, 60.0, 45.0
+    for number in range(40):
+        rate.succeeded(0.1 * number)
+    assert rate.strained(4.0, 4.0, suspected=True) or rate.strained(4.0, 4.0, suspected=True)
+    cut = rate.rate(4.0)
+    for number in range(40):
+        rate.succeeded(4.1 + 0.01 * number)
+    assert rate.rate(4.5) <= 1.5 * cut < 45.0
 
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
