@@ -5,12 +5,14 @@ limiter's own log says how many requests it refused. Nothing is said of seconds,
 machine stretches.
 """
 
+import asyncio
 import json
+import time
 from operator import itemgetter
 from urllib.parse import urlsplit
 
 import pytest
-from real_servers import haproxy, nginx, statuses_of
+from real_servers import ENOUGH, haproxy, nginx, statuses_of
 
 from bulkfetch import Options, export
 from bulkfetch.testing import SimulatedServer, Simulation
@@ -36,6 +38,9 @@ async def fetched_through(port, lms, folder, courses):
     rows = [json.loads(line) for line in (folder / "out").read_text().splitlines()]
     wanted = [row for course in ids for row in lms.expected_rows(course)]
     assert sorted(rows, key=WHOSE) == sorted(wanted, key=WHOSE)
+    deadline = time.monotonic() + ENOUGH
+    while statuses_of(folder)[200] < courses and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)  # the last answer is logged after it was sent
 
 
 def expect(answers, courses, most_refused):
