@@ -39,7 +39,7 @@ async def fetched_through(port, lms, folder, courses):
     wanted = [row for course in ids for row in lms.expected_rows(course)]
     assert sorted(rows, key=WHOSE) == sorted(wanted, key=WHOSE)
     deadline = time.monotonic() + ENOUGH
-    while statuses_of(folder)[200] < courses and time.monotonic() < deadline:
+    while statuses_of(folder)[200] < courses and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.02)  # the last answer is logged after it was sent
 
 
